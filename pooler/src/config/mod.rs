@@ -1,0 +1,151 @@
+//! The effective configuration: already valid, with units, limits and references resolved. Nothing downstream of
+//! these types checks them again; the crate that reads files builds them in one fallible step.
+
+mod auth;
+mod pool;
+mod timeouts;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use auth::{Auth, AuthMethod, Secret, Userlist};
+pub use pool::{CheckQuery, Database, Host, LoadBalance, PoolMode, PoolSizes, ServerRules, User};
+pub use timeouts::Timeouts;
+
+/// Everything a running pooler needs to know. Shared as `Arc<Config>`; a reload replaces the whole value.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where clients connect. Fixed at start.
+    pub listen: Listen,
+    /// Threads that carry connections, each with its own event loop. Fixed at start.
+    pub workers: NonZeroUsize,
+    /// Who may log in and how.
+    pub auth: Auth,
+    /// Limits for the whole process.
+    pub limits: Limits,
+    /// Process-wide timeouts.
+    pub timeouts: Timeouts,
+    /// Pool sizes where neither database nor user says otherwise.
+    pub sizes: PoolSizes,
+    /// Pool mode where neither database nor user says otherwise.
+    pub pool_mode: PoolMode,
+    /// How server connections are kept, checked and retired.
+    pub server: ServerRules,
+    /// Start-up parameters of clients.
+    pub params: StartupParams,
+    /// Socket options of every TCP connection, both sides.
+    pub socket: SocketOptions,
+    /// What is logged.
+    pub log: LogRules,
+    /// Period of the averages in `SHOW STATS` and of the statistics line in the log.
+    pub stats_period: std::time::Duration,
+    /// `[databases]`, by the name clients use.
+    pub databases: BTreeMap<String, Arc<Database>>,
+    /// The `*` entry: a template for names not listed.
+    pub fallback: Option<Arc<Database>>,
+    /// `[users]`, by login name.
+    pub users: HashMap<String, User>,
+}
+
+/// Addresses the pooler listens on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// TCP addresses in the order of the file. `*` is every IPv4 address and every IPv6 address, each a socket of
+    /// its own. Empty: no TCP.
+    pub addrs: Vec<ListenAddr>,
+    /// TCP port, and the suffix of the Unix socket's name. 0 lets the kernel choose (tests).
+    pub port: u16,
+    /// `listen(2)` backlog, in connections.
+    pub backlog: u32,
+    /// Directory, mode and group of the Unix socket; `None` is no Unix socket.
+    pub unix: Option<UnixListen>,
+    /// `SO_REUSEPORT`: several processes share the port.
+    pub reuse_port: bool,
+    /// `TCP_DEFER_ACCEPT`: the kernel keeps a connection until its first bytes arrive (1 s at most).
+    pub defer_accept: bool,
+}
+
+/// One entry of `listen_addr`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddr {
+    /// A literal address.
+    Ip(IpAddr),
+    /// A host name, resolved when the socket is bound.
+    Name(String),
+    /// `*`: all addresses of both families.
+    Any,
+}
+
+/// A Unix socket `DIR/.s.PGSQL.PORT`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnixListen {
+    /// Directory; starting with `@`: an abstract socket.
+    pub dir: PathBuf,
+    /// Permission bits of the socket file.
+    pub mode: u32,
+    /// Group of the socket file: a name or a number, as written.
+    pub group: Option<String>,
+}
+
+/// Limits for the whole process. `None` is no limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Client sockets of every kind, those still logging in included.
+    pub max_client_conn: usize,
+    /// Server connections a database, over all its pools.
+    pub max_db_connections: Option<NonZeroUsize>,
+    /// Client connections a database.
+    pub max_db_client_connections: Option<NonZeroUsize>,
+    /// Server connections a server-side user, over all its pools.
+    pub max_user_connections: Option<NonZeroUsize>,
+    /// Client connections a login user.
+    pub max_user_client_connections: Option<NonZeroUsize>,
+    /// Largest message either side may send, in bytes, its type byte included.
+    pub max_packet_size: u32,
+}
+
+/// What happens to parameters in a client's start-up packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartupParams {
+    /// Names dropped silently; case matters. `options` drops unknown settings inside `options`.
+    pub ignore: Vec<String>,
+    /// Reported parameters tracked per client beside the five that always are; case does not matter.
+    pub track_extra: Vec<String>,
+    /// Append the client's address to `application_name`.
+    pub application_name_add_host: bool,
+    /// Refuse simple queries (`disable_pqexec`).
+    pub refuse_simple_query: bool,
+}
+
+/// Socket options; zero or `None` leaves the kernel's default.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SocketOptions {
+    /// `SO_KEEPALIVE`.
+    pub keepalive: bool,
+    /// `TCP_KEEPCNT`, probes.
+    pub keepcnt: Option<u32>,
+    /// `TCP_KEEPIDLE`, seconds.
+    pub keepidle: Option<u32>,
+    /// `TCP_KEEPINTVL`, seconds.
+    pub keepintvl: Option<u32>,
+    /// `SO_SNDBUF` and `SO_RCVBUF`, bytes.
+    pub buffer: Option<u32>,
+    /// `TCP_USER_TIMEOUT`, milliseconds.
+    pub user_timeout: Option<u32>,
+}
+
+/// Which events are logged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogRules {
+    /// Logins and new server connections.
+    pub connections: bool,
+    /// `closing because:` lines.
+    pub disconnections: bool,
+    /// `pooler error:` lines.
+    pub pooler_errors: bool,
+    /// The statistics line, every `stats_period`.
+    pub stats: bool,
+}

@@ -1,0 +1,3 @@
+//! pgferry's data path.
+
+pub mod config;
