@@ -1,0 +1,677 @@
+//! What a server owes, and whether its connection may change hands.
+
+use std::collections::VecDeque;
+
+use crate::message::TxStatus;
+
+/// Who sent a request, and so who gets its replies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The client: replies are forwarded.
+    Client,
+    /// The pooler itself: replies are swallowed.
+    Pooler,
+}
+
+/// What to do with a message from the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// Pass it to the client.
+    Forward,
+    /// It answers the pooler's own request.
+    Swallow,
+    /// The pooler's own request failed. The replies owed behind it can't be trusted.
+    OwnRequestFailed,
+}
+
+/// A message that PostgreSQL's protocol does not allow here. The server connection must be discarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Violation {
+    /// Tag of the offending message.
+    pub tag: u8,
+    /// What was being waited for.
+    pub while_owed: Option<Owes>,
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "unexpected message '{}'", self.tag.escape_ascii())?;
+        match self.while_owed {
+            Some(owes) => write!(f, " while {owes:?} was to be answered"),
+            None => f.write_str(" while nothing was to be answered"),
+        }
+    }
+}
+
+/// One request that has not been answered in full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owes {
+    /// `Parse` → `ParseComplete`.
+    Parse,
+    /// `Bind` → `BindComplete`.
+    Bind,
+    /// `Describe` → [`ParameterDescription`] and `RowDescription` or `NoData`.
+    Describe,
+    /// `Execute` → rows or COPY, then `CommandComplete`, `EmptyQueryResponse` or `PortalSuspended`.
+    Execute,
+    /// `Close` → `CloseComplete`.
+    Close,
+    /// `Query` → anything a statement can answer, then `ReadyForQuery`.
+    Query,
+    /// `FunctionCall` → `FunctionCallResponse`, then `ReadyForQuery`.
+    FunctionCall,
+    /// `Sync` → `ReadyForQuery`.
+    Sync,
+    /// `CopyDone` or `CopyFail`, which nothing answers: it only marks where a COPY's input ended.
+    CopyEnd,
+    /// One or more `Sync`s of which COPY may have eaten some: between `at_least` and `at_most` times
+    /// `ReadyForQuery`. See [`ServerMachine`].
+    Syncs {
+        /// `ReadyForQuery`s that must still come.
+        at_least: u16,
+        /// `ReadyForQuery`s that may still come.
+        at_most: u16,
+    },
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Owed {
+    what: Owes,
+    origin: Origin,
+}
+
+/// Where the client-to-server stream stands between two `Sync`s.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Batch {
+    /// No extended-query message since the last `Sync`.
+    Closed,
+    /// Extended-query messages without their `Sync`: PostgreSQL has a transaction open, whatever the status says.
+    Open,
+    /// The server reported an error and ignores everything up to the next `Sync`, which has not been sent.
+    Skipping,
+}
+
+/// COPY from the client, as far as the replies have told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CopyIn {
+    /// None is running.
+    No,
+    /// The server reads COPY data; the client has not ended them.
+    Reading,
+    /// The client has sent `CopyDone` or `CopyFail`; the server has not answered.
+    Ended,
+}
+
+/// Proof that a server owes nothing and is outside every transaction. Only [`ServerMachine::idle`] makes one.
+#[derive(Debug)]
+pub struct Idle(());
+
+/// One server connection after its login: the status that `ReadyForQuery` last gave, and the replies owed.
+///
+/// ```text
+///             on_sent: push what the message is owed
+///   client ───────────────────────────────────────────▶ server
+///             on_received: pop what the reply settles
+///          ◀───────────────────────────────────────────
+///
+///   extended query:  Batch::Closed ──P B D E C──▶ Open ──Sync──▶ Closed
+///                                                  │ ErrorResponse, no Sync sent yet
+///                                                  ▼
+///                                               Skipping ──Sync──▶ Closed
+///
+///   COPY FROM:       No ──CopyInResponse──▶ Reading ──CopyDone, CopyFail──▶ Ended ──CommandComplete──▶ No
+///                     ▲                        └──────────── ErrorResponse ────┴──────────────────────┘
+/// ```
+///
+/// **Errors.** In the extended protocol an `ErrorResponse` settles everything up to the next `Sync`: the server
+/// ignores it unread, simple queries included.
+///
+/// **COPY and Sync.** A driver that pipelines sends `Sync` right behind the `Execute` of a COPY. The server eats such
+/// a `Sync` while it reads COPY data. If the COPY fails, nobody outside the server can tell whether a `Sync` was
+/// eaten (it failed on data) or not (it failed before reading any, say in a trigger), and so how many
+/// `ReadyForQuery`s will come. [`Owes::Syncs`] stands for that; whatever reply comes next and is not a
+/// `ReadyForQuery` settles it. If nothing else is owed, [`needs_probe`](Self::needs_probe) asks for an empty query,
+/// whose `EmptyQueryResponse` is such a reply.
+#[derive(Debug)]
+pub struct ServerMachine {
+    status: TxStatus,
+    owed: VecDeque<Owed>,
+    batch: Batch,
+    copy: CopyIn,
+    /// A message from the client has been sent in part.
+    mid_message: bool,
+    /// What is owed can no longer be known (streaming replication, or a request inside COPY data).
+    lost: bool,
+}
+
+impl Default for ServerMachine {
+    fn default() -> Self {
+        ServerMachine {
+            status: TxStatus::Idle,
+            owed: VecDeque::new(),
+            batch: Batch::Closed,
+            copy: CopyIn::No,
+            mid_message: false,
+            lost: false,
+        }
+    }
+}
+
+/// More requests than this without an answer, and the client should not be read for now.
+const MANY_OWED: usize = 1 << 16;
+
+impl ServerMachine {
+    /// A connection whose login has just ended with `ReadyForQuery` idle.
+    pub fn new() -> ServerMachine {
+        ServerMachine::default()
+    }
+
+    /// The status that `ReadyForQuery` last gave.
+    pub fn status(&self) -> TxStatus {
+        self.status
+    }
+
+    /// No reply is owed.
+    pub fn owes_nothing(&self) -> bool {
+        self.owed.is_empty()
+    }
+
+    /// So much is owed that no more should be sent.
+    pub fn is_overrun(&self) -> bool {
+        self.owed.len() >= MANY_OWED
+    }
+
+    /// Part of a message is still to be sent.
+    pub fn is_mid_message(&self) -> bool {
+        self.mid_message
+    }
+
+    /// The server reads COPY data and waits for their end.
+    pub fn reads_copy(&self) -> bool {
+        self.copy == CopyIn::Reading
+    }
+
+    /// Extended-query messages were sent without their `Sync`.
+    pub fn batch_is_open(&self) -> bool {
+        self.batch != Batch::Closed
+    }
+
+    /// The server ignores everything until a `Sync` that has not been sent yet.
+    pub fn skips_until_sync(&self) -> bool {
+        self.batch == Batch::Skipping
+    }
+
+    /// What is owed can't be known any more: the connection must not be used for anybody else.
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// The proof that the connection may change hands, if it may.
+    pub fn idle(&self) -> Option<Idle> {
+        let clean = self.status == TxStatus::Idle
+            && self.owed.is_empty()
+            && self.batch == Batch::Closed
+            && self.copy == CopyIn::No
+            && !self.mid_message
+            && !self.lost;
+        clean.then_some(Idle(()))
+    }
+
+    /// Only an empty query can tell whether more `ReadyForQuery`s will come.
+    pub fn needs_probe(&self) -> bool {
+        let open = |o: &Owed| matches!(o.what, Owes::Syncs { at_least: 0, .. });
+        self.owed.len() == 1 && self.owed.front().is_some_and(open) && self.batch == Batch::Closed && !self.mid_message
+    }
+
+    /// A message was sent to the server, or its first part: `complete` tells.
+    pub fn on_sent(&mut self, tag: u8, origin: Origin, complete: bool) {
+        self.mid_message = !complete;
+        if self.copy == CopyIn::Reading {
+            return self.on_sent_in_copy(tag, origin);
+        }
+        let what = match tag {
+            b'S' => {
+                self.batch = Batch::Closed;
+                Owes::Sync
+            }
+            b'c' | b'f' if self.may_meet_copy() => Owes::CopyEnd,
+            b'H' | b'd' | b'c' | b'f' => return, // Flush is owed nothing; COPY data without a COPY are ignored
+            _ if self.batch == Batch::Skipping => return,
+            b'Q' => Owes::Query,
+            b'F' => Owes::FunctionCall,
+            b'P' => self.open(Owes::Parse),
+            b'B' => self.open(Owes::Bind),
+            b'D' => self.open(Owes::Describe),
+            b'E' => self.open(Owes::Execute),
+            b'C' => self.open(Owes::Close),
+            _ => return self.lose(),
+        };
+        self.push(what, origin);
+    }
+
+    /// The rest of a message was sent, or more of it: `complete` tells.
+    pub fn on_sent_rest(&mut self, complete: bool) {
+        self.mid_message = !complete;
+    }
+
+    /// Whether an end of COPY input sent now may be read by a COPY: not if nothing is being answered, nor right
+    /// behind a COPY that has failed.
+    fn may_meet_copy(&self) -> bool {
+        self.owed.back().is_some_and(|o| self.copy != CopyIn::No || !matches!(o.what, Owes::Syncs { .. }))
+    }
+
+    fn on_sent_in_copy(&mut self, tag: u8, origin: Origin) {
+        match tag {
+            b'd' | b'H' => {}
+            b'c' | b'f' => {
+                self.copy = CopyIn::Ended;
+                self.push(Owes::CopyEnd, origin);
+            }
+            // Eaten, unless the COPY has already failed and the news is on its way.
+            b'S' => self.push(Owes::Syncs { at_least: 0, at_most: 1 }, origin),
+            _ => self.lose(),
+        }
+    }
+
+    fn open(&mut self, what: Owes) -> Owes {
+        self.batch = Batch::Open;
+        what
+    }
+
+    fn lose(&mut self) {
+        self.lost = true;
+    }
+
+    fn push(&mut self, what: Owes, origin: Origin) {
+        if let (Owes::Sync, Some(Owed { what: Owes::Syncs { at_least, at_most }, .. })) = (what, self.owed.back_mut()) {
+            *at_least += 1;
+            *at_most = at_most.saturating_add(1);
+            return;
+        }
+        self.owed.push_back(Owed { what, origin });
+    }
+
+    /// A message came from the server. `status` is the body of a `ReadyForQuery`.
+    ///
+    /// # Errors
+    /// The message is not admissible: discard the connection.
+    pub fn on_received(&mut self, tag: u8, status: Option<TxStatus>) -> Result<Route, Violation> {
+        if self.lost {
+            self.status = status.unwrap_or(self.status);
+            return Ok(Route::Forward);
+        }
+        if matches!(tag, b'N' | b'S' | b'A') {
+            return Ok(self.asynchronous());
+        }
+        self.settle_front(tag);
+        let Some(front) = self.owed.front().copied() else {
+            // An error nobody asked for announces the end of the connection (57P01 and the like).
+            return if tag == b'E' { Ok(Route::Forward) } else { Err(self.violation(tag)) };
+        };
+        match tag {
+            b'Z' => {
+                let status = status.ok_or_else(|| self.violation(tag))?;
+                self.ready(front, tag, status)?;
+            }
+            b'E' => return Ok(self.error(front)),
+            _ => self.reply(front.what, tag)?,
+        }
+        Ok(match front.origin {
+            Origin::Client => Route::Forward,
+            Origin::Pooler => Route::Swallow,
+        })
+    }
+
+    /// Drops from the front what `tag` proves settled: ends of COPY input that were ignored, and `Sync`s that turn
+    /// out to have been eaten.
+    fn settle_front(&mut self, tag: u8) {
+        while let Some(front) = self.owed.front() {
+            match front.what {
+                Owes::CopyEnd => {}
+                Owes::Syncs { at_least: 0, .. } if tag != b'Z' => {}
+                _ => return,
+            }
+            self.owed.pop_front();
+        }
+    }
+
+    fn asynchronous(&self) -> Route {
+        match self.owed.front() {
+            Some(Owed { origin: Origin::Pooler, .. }) => Route::Swallow,
+            _ => Route::Forward,
+        }
+    }
+
+    fn ready(&mut self, front: Owed, tag: u8, status: TxStatus) -> Result<(), Violation> {
+        match front.what {
+            Owes::Query | Owes::Sync | Owes::FunctionCall => {
+                self.owed.pop_front();
+            }
+            Owes::Syncs { at_least, at_most } => {
+                if at_most <= 1 {
+                    self.owed.pop_front();
+                } else if let Some(Owed { what, .. }) = self.owed.front_mut() {
+                    *what = Owes::Syncs { at_least: at_least.saturating_sub(1), at_most: at_most - 1 };
+                }
+            }
+            _ => return Err(self.violation(tag)),
+        }
+        self.status = status;
+        self.copy = CopyIn::No;
+        self.settle_end();
+        Ok(())
+    }
+
+    /// After the last `ReadyForQuery` nothing can follow that only marks an ignored end of COPY input.
+    fn settle_end(&mut self) {
+        while self.owed.front().is_some_and(|o| o.what == Owes::CopyEnd) {
+            self.owed.pop_front();
+        }
+    }
+
+    fn error(&mut self, front: Owed) -> Route {
+        let in_copy = std::mem::replace(&mut self.copy, CopyIn::No) != CopyIn::No;
+        match front.what {
+            // These end with their own ReadyForQuery.
+            Owes::Query | Owes::FunctionCall | Owes::Sync | Owes::Syncs { .. } => {}
+            _ => self.skip_to_sync(),
+        }
+        if in_copy {
+            self.merge_syncs();
+        }
+        match front.origin {
+            Origin::Client => Route::Forward,
+            Origin::Pooler => Route::OwnRequestFailed,
+        }
+    }
+
+    /// The server ignores what was sent up to the next `Sync`.
+    fn skip_to_sync(&mut self) {
+        while let Some(front) = self.owed.front() {
+            match front.what {
+                Owes::Sync | Owes::Syncs { .. } => return,
+                _ => self.owed.pop_front(),
+            };
+        }
+        self.batch = Batch::Skipping;
+    }
+
+    /// Joins the `Sync`s that a failed COPY may have eaten with the one behind the end of its input.
+    fn merge_syncs(&mut self) {
+        let start = usize::from(self.owed.front().is_some_and(|o| o.what == Owes::Query));
+        let (mut least, mut most, mut count) = (0u16, 0u16, 0usize);
+        for owed in self.owed.iter().skip(start) {
+            match owed.what {
+                Owes::Syncs { at_least, at_most } => {
+                    least += at_least;
+                    most = most.saturating_add(at_most);
+                }
+                Owes::CopyEnd => {}
+                Owes::Sync if most > 0 => {
+                    least += 1;
+                    most = most.saturating_add(1);
+                }
+                _ => break,
+            }
+            count += 1;
+        }
+        if most == 0 {
+            return;
+        }
+        if least == 0 && start == 0 {
+            // Whether the server skips depends on what was eaten; only the next Sync tells.
+            self.batch = Batch::Skipping;
+        }
+        let origin = Origin::Client; // the pooler never runs COPY
+        self.owed.drain(start..start + count);
+        self.owed.insert(start, Owed { what: Owes::Syncs { at_least: least, at_most: most }, origin });
+    }
+
+    fn reply(&mut self, what: Owes, tag: u8) -> Result<(), Violation> {
+        match (what, tag) {
+            (Owes::Parse, b'1') | (Owes::Bind, b'2') | (Owes::Close, b'3') => self.pop(),
+            (Owes::Describe, b'T' | b'n') => self.pop(),
+            (Owes::Describe, b't') | (Owes::FunctionCall, b'V') => {}
+            (Owes::Execute, b'C' | b'I' | b's') => {
+                self.pop();
+                self.end_copy(0);
+            }
+            (Owes::Query, b'C') => self.end_copy(1),
+            (Owes::Query, b'T' | b'I') => {}
+            (Owes::Query | Owes::Execute, b'D' | b'H' | b'd' | b'c') => {}
+            (Owes::Query | Owes::Execute, b'G') => self.begin_copy(),
+            (Owes::Query | Owes::Execute, b'W') => self.lose(),
+            _ => return Err(self.violation(tag)),
+        }
+        Ok(())
+    }
+
+    fn pop(&mut self) {
+        self.owed.pop_front();
+    }
+
+    /// The request at the front reads COPY data from here on; what was sent behind it, up to the end of the input,
+    /// is read as such.
+    fn begin_copy(&mut self) {
+        self.copy = CopyIn::Reading;
+        for owed in self.owed.iter_mut().skip(1) {
+            match owed.what {
+                Owes::Sync => owed.what = Owes::Syncs { at_least: 0, at_most: 1 },
+                Owes::Syncs { .. } => {}
+                Owes::CopyEnd => {
+                    self.copy = CopyIn::Ended;
+                    break;
+                }
+                _ => break,
+            }
+        }
+        let extended = self.owed.front().is_some_and(|o| o.what == Owes::Execute);
+        if extended && !self.owed.iter().any(|o| o.what == Owes::Sync) {
+            self.batch = Batch::Open; // the Sync that closed it is being eaten
+        }
+    }
+
+    /// COPY has succeeded: every `Sync` before the end of its input was eaten. The entries stand behind `skip`
+    /// others.
+    fn end_copy(&mut self, skip: usize) {
+        if std::mem::replace(&mut self.copy, CopyIn::No) == CopyIn::No {
+            return;
+        }
+        while let Some(owed) = self.owed.get(skip) {
+            let end = owed.what == Owes::CopyEnd;
+            if !end && !matches!(owed.what, Owes::Syncs { at_least: 0, .. }) {
+                return;
+            }
+            self.owed.remove(skip);
+            if end {
+                return;
+            }
+        }
+    }
+
+    fn violation(&self, tag: u8) -> Violation {
+        Violation { tag, while_owed: self.owed.front().map(|o| o.what) }
+    }
+
+    /// Gives back the memory of a long pipeline. Called when the connection changes hands.
+    pub fn shrink(&mut self) {
+        if self.owed.capacity() > 64 {
+            self.owed.shrink_to(16);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs a script: `>X` sends a message of tag X, `~X` sends the pooler's own, `<X` receives; `<Z` is followed by
+    /// the status. Returns what became of each reply: f(orward), s(wallow), o(wn request failed), ! violation.
+    fn run(machine: &mut ServerMachine, script: &str) -> String {
+        let mut routes = String::new();
+        for step in script.split_whitespace() {
+            let bytes = step.as_bytes();
+            match bytes[0] {
+                b'>' => machine.on_sent(bytes[1], Origin::Client, true),
+                b'~' => machine.on_sent(bytes[1], Origin::Pooler, true),
+                _ => {
+                    let status = bytes.get(2).and_then(|&b| TxStatus::from_byte(b));
+                    routes.push(match machine.on_received(bytes[1], status) {
+                        Ok(Route::Forward) => 'f',
+                        Ok(Route::Swallow) => 's',
+                        Ok(Route::OwnRequestFailed) => 'o',
+                        Err(_) => '!',
+                    });
+                }
+            }
+        }
+        routes
+    }
+
+    fn after(script: &str) -> (ServerMachine, String) {
+        let mut machine = ServerMachine::new();
+        let routes = run(&mut machine, script);
+        (machine, routes)
+    }
+
+    #[track_caller]
+    fn idle_after(script: &str) {
+        let (machine, routes) = after(script);
+        assert!(!routes.contains('!'), "{script}: {routes}");
+        assert!(machine.idle().is_some(), "{script}: {machine:?}");
+    }
+
+    #[track_caller]
+    fn busy_after(script: &str) {
+        let (machine, routes) = after(script);
+        assert!(!routes.contains('!'), "{script}: {routes}");
+        assert!(machine.idle().is_none(), "{script}: {machine:?}");
+    }
+
+    #[test]
+    fn requests_and_their_replies() {
+        idle_after("");
+        idle_after(">Q <T <D <C <ZI");
+        idle_after(">Q <T <C <T <C <I <ZI");
+        busy_after(">Q <T <C");
+        busy_after(">Q <C <ZT");
+        idle_after(">Q <C <ZT >Q <C <ZI");
+        idle_after(">P >B >D >E >S <1 <2 <T <D <C <ZI");
+        idle_after(">P >D >S <1 <t <n <ZI");
+        idle_after(">B >E >H <2 <D <s >E >S <C <ZI");
+        idle_after(">F <V <ZI");
+        idle_after(">C >S <3 <ZI");
+        idle_after(">S >S >S <ZI <ZI <ZI");
+        busy_after(">S >S >S <ZI <ZI");
+    }
+
+    #[test]
+    fn a_batch_without_sync_keeps_the_server() {
+        busy_after(">P >D >H <1 <t <n");
+        busy_after(">P >B >E >H <1 <2 <C"); // the implicit transaction is open although the status says idle
+        idle_after(">P >H <1 >S <ZI");
+    }
+
+    #[test]
+    fn an_error_settles_everything_up_to_sync() {
+        idle_after(">P >B >E >S <E <ZI");
+        idle_after(">P >B >E >Q >S <E <ZI"); // the simple query is ignored as well
+        busy_after(">P >B <E");
+        idle_after(">P >B <E >E >Q >F >S <ZI"); // sent after the error was seen
+        idle_after(">P >B >E >S >P >S <1 <2 <E <ZI <1 <ZI");
+        idle_after(">Q <E <ZI");
+        idle_after(">F <E <ZI");
+        idle_after(">S <E <ZI"); // a deferred constraint fails at the implicit commit
+        busy_after(">P >B >E >S <E <ZE");
+    }
+
+    #[test]
+    fn copy_in() {
+        idle_after(">Q <G >d >d >c <C <ZI");
+        idle_after(">Q >d >c <G <C <ZI"); // sent blind
+        idle_after(">Q >d >c >d >c <G <C <G <C <ZI"); // two COPYs in one string
+        idle_after(">Q <G >d <E >d >c <ZI"); // late data after the error
+        idle_after(">Q <G >d <E <ZI >d >c"); // later still
+        idle_after(">Q >d >c <E <ZI"); // no COPY at all: a syntax error
+        busy_after(">Q <G >d");
+        idle_after(">P >B >E >H <1 <2 <G >d >c >S <C <ZI");
+        idle_after(">P >B >E >S <1 <2 <G >d >c >S <C <ZI"); // the first Sync is eaten
+        busy_after(">P >B >E >S <1 <2 <G >d >c <C"); // as long as no other came
+        idle_after(">P >B >E >S >d >c >S <1 <2 <G <C <ZI");
+        idle_after(">P >B >E >d >c >S <1 <2 <G <C <ZI");
+        idle_after(">P >B >E >S >d >c >S <1 <2 <E <ZI <ZI"); // failed before the COPY began
+    }
+
+    #[test]
+    fn a_failed_copy_may_or_may_not_have_eaten_the_sync() {
+        let failed = ">P >B >E >S <1 <2 <G >d >c >S <E <ZI";
+        let (mut machine, _) = after(failed);
+        assert!(machine.idle().is_none());
+        assert!(machine.needs_probe());
+        assert_eq!(run(&mut machine, "~Q <I <ZI"), "ss", "the Sync was eaten");
+        assert!(machine.idle().is_some());
+
+        let (mut machine, _) = after(failed);
+        assert_eq!(run(&mut machine, "~Q <ZI <I <ZI"), "fss", "it was not: the client gets its ReadyForQuery");
+        assert!(machine.idle().is_some());
+
+        // The next request's reply settles it just as well.
+        idle_after(&format!("{failed} >Q <T <C <ZI"));
+        idle_after(&format!("{failed} >Q <ZI <T <C <ZI"));
+        // Before the client has sent its Sync, only one can come, if any.
+        let (mut machine, _) = after(">P >B >E >S <1 <2 <G >d <E");
+        assert!(machine.idle().is_none() && !machine.needs_probe());
+        assert_eq!(run(&mut machine, ">c >S <ZI"), "f");
+        assert!(machine.needs_probe());
+        // Simple protocol.
+        let (mut machine, _) = after(">Q <G >d >S >c <E <ZI");
+        assert!(machine.needs_probe(), "{machine:?}");
+        run(&mut machine, "~Q <I <ZI");
+        assert!(machine.idle().is_some());
+    }
+
+    #[test]
+    fn the_poolers_own_requests_are_swallowed() {
+        let (machine, routes) = after("~Q >Q <S <C <ZI <T <D <C <ZI");
+        assert_eq!(routes, "sssffff");
+        assert!(machine.idle().is_some());
+        assert_eq!(after("~Q >Q <E").1, "o");
+    }
+
+    #[test]
+    fn what_nobody_asked_for() {
+        let mut machine = ServerMachine::new();
+        assert_eq!(run(&mut machine, "<N <S <A"), "fff");
+        assert_eq!(run(&mut machine, "<E"), "f");
+        for tag in b"123TDCIZGHWdcVnst".iter().chain(b"KRv") {
+            let script = format!("<{}{}", *tag as char, if *tag == b'Z' { "I" } else { "" });
+            assert_eq!(run(&mut ServerMachine::new(), &script), "!", "{script}");
+        }
+        assert_eq!(after(">P <2").1, "!");
+        assert_eq!(after(">P <ZI").1, "!");
+        assert_eq!(after(">B >S <1").1, "!");
+        assert_eq!(after(">S <C").1, "!");
+        let mut machine = ServerMachine::new();
+        machine.on_sent(b'Q', Origin::Client, true);
+        assert!(machine.on_received(b'Z', None).is_err(), "a status that is none");
+    }
+
+    #[test]
+    fn half_a_message_keeps_the_server() {
+        let mut machine = ServerMachine::new();
+        run(&mut machine, ">Q <C <ZI");
+        machine.on_sent(b'd', Origin::Client, false);
+        assert!(machine.idle().is_none());
+        machine.on_sent_rest(false);
+        assert!(machine.idle().is_none());
+        machine.on_sent_rest(true);
+        assert!(machine.idle().is_some());
+    }
+
+    #[test]
+    fn replication_never_becomes_idle() {
+        let (machine, routes) = after(">Q <W <d <d <c <C <ZI");
+        assert_eq!(routes, "ffffff"); // tracking ends at CopyBothResponse
+        assert!(machine.is_lost() && machine.idle().is_none());
+    }
+}
