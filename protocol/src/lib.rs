@@ -4,7 +4,11 @@
 //! Nothing here does I/O, reads a clock or draws a random number: bytes and events go in, bytes and decisions come
 //! out, so that every rule can be tested without a socket.
 
+pub mod auth;
+pub mod error_fields;
 pub mod frame;
 pub mod message;
 pub mod params;
 pub mod session;
+pub mod sqlstate;
+pub mod startup;
