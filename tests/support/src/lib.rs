@@ -1,1 +1,32 @@
-//! Stub.
+//! What tests and benches need around a pooler: a throw-away PostgreSQL, a pooler process, a wire client that sends and
+//! reads exact messages, scripted peers, a byte-level tap, and the direct oracle that compares a pooler with PostgreSQL.
+//!
+//! Everything blocks, with a deadline on every wait: a test that fails says what it waited for. Everything that is
+//! started is stopped and removed when its value is dropped, and by a watchdog process when the test dies instead.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test fails by panicking"
+)]
+
+pub mod backend;
+pub mod frontend;
+pub mod message;
+pub mod oracle;
+pub mod peer;
+pub mod pooler;
+pub mod postgres;
+pub mod proc;
+pub mod scripted;
+pub mod tap;
+pub mod tools;
+pub mod wait;
+pub mod wire;
+
+mod diff;
+mod scram;
+mod scratch;
+mod watchdog;

@@ -1,0 +1,347 @@
+//! A pooler as a process: pgferry, or PgBouncer with the same file for comparing the two.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::peer::Address;
+use crate::postgres::{Database, USER, send_signal};
+use crate::proc;
+use crate::scratch::{Scratch, server_command, server_user};
+use crate::wait::{eventually, free_port, holds_within};
+use crate::wire::{Client, Target};
+
+/// The console user of every pooler started here; needs no password unless the test says so.
+pub const ADMIN: &str = "admin";
+
+/// The configuration of a pooler, put together line by line.
+#[derive(Debug, Clone)]
+pub struct PoolerBuilder {
+    binary: PathBuf,
+    databases: Vec<String>,
+    users: Vec<String>,
+    settings: Vec<(String, String)>,
+    userlist: Vec<(String, String)>,
+    env: Vec<(String, String)>,
+}
+
+impl PoolerBuilder {
+    /// A pooler of this binary that lets [`USER`] and [`ADMIN`] in without a password, in transaction mode.
+    pub fn new(binary: impl Into<PathBuf>) -> PoolerBuilder {
+        let builder = PoolerBuilder {
+            binary: binary.into(),
+            databases: Vec::new(),
+            users: Vec::new(),
+            settings: Vec::new(),
+            userlist: Vec::new(),
+            env: Vec::new(),
+        };
+        builder
+            .setting("auth_type", "trust")
+            .setting("pool_mode", "transaction")
+            .setting("admin_users", ADMIN)
+            .setting("server_login_retry", 1)
+            .secret(USER, "")
+            .secret(ADMIN, "")
+    }
+
+    /// Whether this is PgBouncer (by the file's name), where a test must allow for one of its known faults.
+    pub fn is_pgbouncer(&self) -> bool {
+        self.binary.file_name() == Some(OsStr::new("pgbouncer"))
+    }
+
+    /// A line of `[databases]`: this database under its own name, over TCP, with further connection parameters.
+    pub fn database(self, database: &Database, params: &str) -> PoolerBuilder {
+        let port = database.postgres().port();
+        let name = database.name();
+        self.database_line(name, &format!("host=127.0.0.1 port={port} dbname={name} {params}"))
+    }
+
+    /// A line of `[databases]`: name and connection string.
+    pub fn database_line(mut self, name: &str, connection: &str) -> PoolerBuilder {
+        self.databases.push(format!("{name} = {connection}"));
+        self
+    }
+
+    /// A line of `[users]`.
+    pub fn user_line(mut self, name: &str, params: &str) -> PoolerBuilder {
+        self.users.push(format!("{name} = {params}"));
+        self
+    }
+
+    /// A line of `[pgbouncer]`; in place of an earlier one of the same name.
+    pub fn setting(mut self, name: &str, value: impl ToString) -> PoolerBuilder {
+        self.settings.retain(|(known, _)| known != name);
+        self.settings.push((name.into(), value.to_string()));
+        self
+    }
+
+    /// A line of the user list; in place of an earlier one of the same name.
+    pub fn secret(mut self, user: &str, secret: &str) -> PoolerBuilder {
+        self.userlist.retain(|(known, _)| known != user);
+        self.userlist.push((user.into(), secret.into()));
+        self
+    }
+
+    /// An environment variable of the process.
+    pub fn env(mut self, name: &str, value: &str) -> PoolerBuilder {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Starts it and waits until it accepts connections, on another port if somebody took the first.
+    #[track_caller]
+    pub fn start(self) -> Pooler {
+        for _ in 0..5 {
+            match self.try_start() {
+                Ok(pooler) => return pooler,
+                Err(StartError::PortInUse) => {}
+                Err(StartError::Ended(status, log)) => panic!("the pooler ended with {status}:\n{log}"),
+            }
+        }
+        panic!("the pooler found its port in use five times");
+    }
+
+    /// Starts it on a port that was free a moment ago, for tests of what makes a pooler refuse to start.
+    pub fn try_start(&self) -> Result<Pooler, StartError> {
+        let mut scratch = Scratch::new("pooler");
+        let port = free_port();
+        self.write_files(&scratch, port);
+        let process = spawn(&self.binary, &self.env, &mut scratch);
+        let pooler = Pooler {
+            builder: self.clone(),
+            port,
+            process: Mutex::new(process),
+            end_was_seen: AtomicBool::new(false),
+            scratch: Mutex::new(scratch),
+        };
+        pooler.wait_until_up().map(|()| pooler)
+    }
+
+    fn write_files(&self, scratch: &Scratch, port: u16) {
+        scratch.write("pooler.ini", &self.ini(scratch.path(), port));
+        let quote = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
+        let line = |(user, secret): &(String, String)| format!("{} {}\n", quote(user), quote(secret));
+        scratch.write("userlist.txt", &self.userlist.iter().map(line).collect::<String>());
+    }
+
+    fn ini(&self, dir: &Path, port: u16) -> String {
+        let dir = dir.display();
+        let settings: String =
+            self.settings.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
+        format!(
+            "[databases]\n{}\n\n[users]\n{}\n\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+             unix_socket_dir = {dir}\nlogfile = {dir}/log\nauth_file = {dir}/userlist.txt\n{settings}",
+            self.databases.join("\n"),
+            self.users.join("\n"),
+        )
+    }
+}
+
+/// Why a pooler did not come up.
+#[derive(Debug)]
+pub enum StartError {
+    /// Somebody else listens on its port.
+    PortInUse,
+    /// It has ended; with all that it had to say.
+    Ended(ExitStatus, String),
+}
+
+/// A running pooler. Dropping it kills the process; if the test has not failed yet, it fails when the process had
+/// panicked, or had died without the test having seen it ([`Pooler::ended`]).
+#[derive(Debug)]
+pub struct Pooler {
+    builder: PoolerBuilder,
+    port: u16,
+    process: Mutex<Child>,
+    /// The caller has looked and knows that the process has ended.
+    end_was_seen: AtomicBool,
+    scratch: Mutex<Scratch>,
+}
+
+impl Pooler {
+    /// TCP port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The TCP address.
+    pub fn address(&self) -> Address {
+        Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)))
+    }
+
+    /// The Unix socket.
+    pub fn unix_address(&self) -> Address {
+        Address::Unix(self.dir().join(format!(".s.PGSQL.{}", self.port)))
+    }
+
+    /// The directory of its files: `pooler.ini`, `userlist.txt`, `log`, `stderr` and the Unix socket.
+    pub fn dir(&self) -> PathBuf {
+        self.scratch.lock().unwrap().path().to_path_buf()
+    }
+
+    /// [`USER`]'s way in over TCP.
+    pub fn target(&self, database: &str) -> Target {
+        Target::new(self.address(), USER, database)
+    }
+
+    /// Logs in as [`USER`].
+    #[track_caller]
+    pub fn connect(&self, database: &str) -> Client {
+        Client::login(&self.target(database))
+    }
+
+    /// Logs in to the console as [`ADMIN`].
+    #[track_caller]
+    pub fn console(&self) -> Client {
+        Client::login(&self.target("pgbouncer").user(ADMIN))
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.process.lock().unwrap().id()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        send_signal(self.pid(), signal);
+    }
+
+    /// Resident memory in bytes.
+    pub fn rss(&self) -> u64 {
+        proc::rss(self.pid()).expect("the pooler runs")
+    }
+
+    /// Processor time (user + system) used so far.
+    pub fn cpu_time(&self) -> Duration {
+        proc::cpu_time(self.pid()).expect("the pooler runs")
+    }
+
+    /// How it ended; `None` while it runs.
+    pub fn ended(&self) -> Option<ExitStatus> {
+        let ended = self.process.lock().unwrap().try_wait().expect("wait for the pooler");
+        self.end_was_seen.fetch_or(ended.is_some(), Ordering::Relaxed);
+        ended
+    }
+
+    /// Waits until it has ended by itself, e.g. after a signal.
+    #[track_caller]
+    pub fn wait_ended(&self) -> ExitStatus {
+        eventually("the pooler ends", Duration::from_secs(20), || self.ended().is_some());
+        self.ended().expect("it has ended")
+    }
+
+    /// Writes its files anew with the changed configuration, and has it read them: RELOAD on the console.
+    #[track_caller]
+    pub fn reload(&mut self, change: impl FnOnce(PoolerBuilder) -> PoolerBuilder) {
+        self.rewrite(change);
+        self.console().execute("RELOAD");
+    }
+
+    /// Writes its files anew with the changed configuration, and leaves it to the caller to have them read.
+    pub fn rewrite(&mut self, change: impl FnOnce(PoolerBuilder) -> PoolerBuilder) {
+        self.builder = change(self.builder.clone());
+        self.builder.write_files(&self.scratch.lock().unwrap(), self.port);
+    }
+
+    /// Its log file so far.
+    pub fn log(&self) -> String {
+        self.read("log")
+    }
+
+    /// What it wrote to standard error: the log again, and what a dying process says.
+    pub fn stderr(&self) -> String {
+        self.read("stderr")
+    }
+
+    /// Waits until it has logged this text.
+    #[track_caller]
+    pub fn wait_for_log(&self, text: &str) {
+        let what = format!("{text:?} in the pooler's log");
+        eventually(&what, Duration::from_secs(10), || self.log().contains(text));
+    }
+
+    fn read(&self, name: &str) -> String {
+        let bytes = fs::read(self.dir().join(name)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The Unix socket tells that it is this process which accepts, the log that it has the port as well.
+    fn wait_until_up(&self) -> Result<(), StartError> {
+        let in_use = || self.stderr().contains("in use") || self.log().contains("in use");
+        let up = || {
+            self.ended().is_some()
+                || (self.unix_address().connect().is_ok() && self.address().connect().is_ok())
+                || in_use()
+        };
+        assert!(holds_within(Duration::from_secs(20), up), "the pooler does not come up: {}", self.stderr());
+        match self.ended() {
+            _ if in_use() => Err(StartError::PortInUse),
+            Some(status) => Err(StartError::Ended(status, self.stderr())),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        let panics = self.stderr().contains("panicked at");
+        let (log, stderr) = (self.log(), self.stderr());
+        let process = self.process.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let ended = process.try_wait().ok().flatten();
+        let _ = process.kill();
+        let _ = process.wait();
+        let died = ended.filter(|status| !status.success() && !self.end_was_seen.load(Ordering::Relaxed));
+        if thread::panicking() {
+            let said = if log.is_empty() { &stderr } else { &log };
+            eprintln!("the pooler's last words ({ended:?}):\n{}", last_lines(said, 40));
+            if panics {
+                eprintln!("its standard error:\n{}", last_lines(&stderr, 40));
+            }
+        } else {
+            assert!(died.is_none() && !panics, "the pooler died ({died:?}):\n{}", last_lines(&stderr, 60));
+        }
+    }
+}
+
+fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+fn spawn(binary: &Path, env: &[(String, String)], scratch: &mut Scratch) -> Child {
+    let stderr = fs::File::create(scratch.path().join("stderr")).expect("create stderr");
+    let mut command = server_command(&runnable(binary));
+    command.arg(scratch.path().join("pooler.ini")).envs(env.iter().map(|(name, value)| (name, value)));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+    let process = command.spawn().unwrap_or_else(|e| panic!("start {}: {e}", binary.display()));
+    scratch.guard(process.id());
+    process
+}
+
+/// The binary, or a copy of it where the user as whom it runs cannot reach it (root's build directory).
+fn runnable(binary: &Path) -> PathBuf {
+    static COPY: OnceLock<(PathBuf, Scratch)> = OnceLock::new();
+    let closed =
+        |dir: &Path| fs::metadata(dir).is_ok_and(|metadata| metadata.permissions().mode() & 0o001 == 0);
+    if server_user().is_none() || !binary.ancestors().skip(1).any(closed) {
+        return binary.to_path_buf();
+    }
+    let (copied, scratch) = COPY.get_or_init(|| {
+        let scratch = Scratch::new("binary");
+        let copy = scratch.path().join(binary.file_name().expect("a file name"));
+        fs::copy(binary, copy).unwrap_or_else(|e| panic!("copy {}: {e}", binary.display()));
+        (binary.to_path_buf(), scratch)
+    });
+    assert_eq!(copied, binary, "one process tests one binary");
+    scratch.path().join(binary.file_name().expect("a file name"))
+}
