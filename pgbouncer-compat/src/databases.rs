@@ -1,0 +1,265 @@
+//! `[databases]`: what a client-side name connects to.
+
+use std::path::PathBuf;
+
+use pooler::config::{Database, Host, LoadBalance, PoolMode, Secret};
+
+use crate::connstr;
+use crate::finding::{Place, Report, did_you_mean};
+use crate::users;
+use crate::value::{self, Unit};
+
+/// The names that mean the console.
+pub(crate) const CONSOLE: [&str; 2] = ["pgbouncer", "pgferry"];
+
+/// One key of a connection string.
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    /// What its value looks like, for the reference.
+    pub(crate) value: &'static str,
+    pub(crate) help: &'static str,
+    set: Set,
+}
+
+/// How a key changes the entry.
+enum Set {
+    /// Or what is wrong with the value, as a phrase to follow "expected".
+    Value(fn(&mut Database, &str) -> Result<(), &'static str>),
+    /// PgBouncer knows it, this version can't honour it.
+    NotYet,
+}
+
+/// Every key, in PgBouncer's order.
+pub(crate) const KEYS: &[Key] = &[
+    key("dbname", "text", "Name on the server; without it, the name the client uses.", |db, v| {
+        db.dbname = Some(v.to_owned());
+        Ok(())
+    }),
+    key(
+        "host",
+        "name, address, `/directory`, `@abstract`; or a list of them separated by commas, without blanks",
+        "Where the server is; without it, the Unix socket in `unix_socket_dir`.",
+        |db, v| {
+            db.hosts = hosts(v)?;
+            db.host_text = Some(v.to_owned());
+            Ok(())
+        },
+    ),
+    key(
+        "port",
+        "number",
+        "Port of the server, and the number in its Unix socket's name; without it, 5432.",
+        |db, v| {
+            db.port = value::integer(v, Unit::None)
+                .and_then(|port| u16::try_from(port).ok())
+                .filter(|port| *port != 0)
+                .ok_or("a number from 1 to 65535")?;
+            Ok(())
+        },
+    ),
+    key(
+        "user",
+        "text",
+        "Log in to the server as this user, whoever the client is: one pool for all.",
+        |db, v| {
+            db.user = Some(v.to_owned());
+            Ok(())
+        },
+    ),
+    key("password", "text", "Password of `user`; without it, that user's secret in `auth_file`.", |db, v| {
+        db.password = Some(Secret::new(v));
+        Ok(())
+    }),
+    not_yet("auth_user", "User who runs `auth_query` for this database."),
+    not_yet("auth_query", "Query that fetches a user's secret, for this database."),
+    not_yet("auth_dbname", "Database in which `auth_query` runs."),
+    key("pool_size", "number", "As `default_pool_size`; negative: inherited.", |db, v| {
+        db.pool_size = users::pool_size(v)?;
+        Ok(())
+    }),
+    key("min_pool_size", "number", "As the setting of that name; negative: inherited.", |db, v| {
+        db.min_pool_size = users::size(v)?;
+        Ok(())
+    }),
+    key("reserve_pool_size", "number", "As the setting of that name; negative: inherited.", |db, v| {
+        db.reserve_pool_size = users::size(v)?;
+        Ok(())
+    }),
+    key("reserve_pool", "number", "Old name of `reserve_pool_size`.", |db, v| {
+        db.reserve_pool_size = users::size(v)?;
+        Ok(())
+    }),
+    key("pool_mode", "`session`, `transaction`, `statement`", "As the setting of that name.", |db, v| {
+        db.pool_mode = Some(users::pool_mode(v)?);
+        Ok(())
+    }),
+    key("query_wait_timeout", "seconds", "As the setting of that name; 0 or less: no limit.", |db, v| {
+        db.query_wait_timeout = Some(users::time_limit(v)?);
+        Ok(())
+    }),
+    key(
+        "load_balance_hosts",
+        "`round-robin`, `disable`",
+        "Which host of a list a new connection uses: each in turn, or the same until a connect fails.",
+        |db, v| {
+            db.load_balance = match v.to_ascii_lowercase().as_str() {
+                "round-robin" => LoadBalance::RoundRobin,
+                "disable" => LoadBalance::Disable,
+                _ => return Err("round-robin or disable"),
+            };
+            Ok(())
+        },
+    ),
+    key("max_db_connections", "number", "As the setting of that name; 0 or less: inherited.", |db, v| {
+        db.max_connections = users::limit(v)?;
+        Ok(())
+    }),
+    key(
+        "max_db_client_connections",
+        "number",
+        "As the setting of that name; 0 or less: inherited.",
+        |db, v| {
+            db.max_client_connections = users::limit(v)?;
+            Ok(())
+        },
+    ),
+    key("server_lifetime", "seconds", "As the setting of that name; 0 or less: inherited.", |db, v| {
+        db.server_lifetime = users::time_limit(v)?;
+        Ok(())
+    }),
+    key("connect_query", "SQL", "Run once on every new server connection.", |db, v| {
+        db.connect_query = Some(v.to_owned());
+        Ok(())
+    }),
+    key("client_encoding", "text", STARTUP, |db, v| startup(db, "client_encoding", v)),
+    key("datestyle", "text", STARTUP, |db, v| startup(db, "datestyle", v)),
+    key("timezone", "text", STARTUP, |db, v| startup(db, "timezone", v)),
+    key("application_name", "text", STARTUP, |db, v| startup(db, "application_name", v)),
+];
+
+const STARTUP: &str = "Given to the server at login.";
+
+const fn key(
+    name: &'static str,
+    value: &'static str,
+    help: &'static str,
+    set: fn(&mut Database, &str) -> Result<(), &'static str>,
+) -> Key {
+    Key { name, value, help, set: Set::Value(set) }
+}
+
+const fn not_yet(name: &'static str, help: &'static str) -> Key {
+    Key { name, value: "not in this version", help, set: Set::NotYet }
+}
+
+/// Reads one entry. `unix_socket_dir` is where a server without `host` is; `None` if there is no such directory.
+pub(crate) fn parse(
+    name: &str,
+    text: &str,
+    unix_socket_dir: Option<&str>,
+    place: &Place,
+    report: &mut Report,
+) -> Option<Database> {
+    if CONSOLE.contains(&name) {
+        let advice = "clients that ask for it get the console; choose another name";
+        report.fault(place, format!("database name \"{name}\" is reserved"), advice);
+        return None;
+    }
+    if name.len() > MAX_NAME {
+        report.fault(place, format!("too long db name: {name}"), format!("at most {MAX_NAME} bytes"));
+    }
+    let pairs = match connstr::pairs(text) {
+        Ok(pairs) => pairs,
+        Err(advice) => {
+            report.fault(place, "syntax error in connection string", format!("database {name}: {advice}"));
+            return None;
+        }
+    };
+    let mut database = empty(name);
+    for (key, value) in pairs {
+        set(&mut database, key, &value, place, report);
+    }
+    if database.hosts.is_empty() {
+        match unix_socket_dir {
+            Some(dir) => database.hosts.push(Host::Unix(dir.into())),
+            None => report.fault(
+                place,
+                format!("unix socket dir not configured: {name}"),
+                "name a host, or set unix_socket_dir",
+            ),
+        }
+    }
+    if database.password.is_some() && database.user.is_none() {
+        report.warn(
+            place,
+            format!("the password of database {name} is not used"),
+            "it counts only with user=",
+        );
+    }
+    database.startup.sort_by_key(|(key, _)| STARTUP_ORDER.iter().position(|name| name == key));
+    Some(database)
+}
+
+/// PostgreSQL's own limit for names.
+const MAX_NAME: usize = 63;
+const STARTUP_ORDER: [&str; 4] = ["client_encoding", "datestyle", "timezone", "application_name"];
+
+fn set(database: &mut Database, key: &str, value: &str, place: &Place, report: &mut Report) {
+    let name = database.name.clone();
+    let Some(row) = KEYS.iter().find(|row| row.name == key) else {
+        let message = format!("unrecognized connection parameter: {key}");
+        return report.fault(place, message, did_you_mean(key, KEYS.iter().map(|row| row.name)));
+    };
+    match row.set {
+        Set::Value(set) => {
+            if let Err(expected) = set(database, value) {
+                let message = format!("invalid {}: {value}", users::label(key));
+                report.fault(place, message, format!("database {name}: expected {expected}"));
+            }
+        }
+        Set::NotYet => {
+            let message = format!("{key} of database {name} is not implemented in this version");
+            report.fault(place, message, format!("{key} = {value} would have no effect; leave it out"));
+        }
+    }
+}
+
+fn empty(name: &str) -> Database {
+    Database {
+        name: name.to_owned(),
+        dbname: None,
+        hosts: Vec::new(),
+        host_text: None,
+        port: 5432,
+        user: None,
+        password: None,
+        pool_size: None,
+        min_pool_size: None,
+        reserve_pool_size: None,
+        pool_mode: None::<PoolMode>,
+        max_connections: None,
+        max_client_connections: None,
+        server_lifetime: None,
+        query_wait_timeout: None,
+        load_balance: LoadBalance::RoundRobin,
+        connect_query: None,
+        startup: Vec::new(),
+    }
+}
+
+fn hosts(list: &str) -> Result<Vec<Host>, &'static str> {
+    list.split(',')
+        .map(|host| match host.as_bytes().first() {
+            None => Err("host names separated by single commas"),
+            Some(b'/' | b'@') => Ok(Host::Unix(PathBuf::from(host))),
+            Some(_) if host.contains([' ', '\t']) => Err("host names without blanks"),
+            Some(_) => Ok(Host::Tcp(host.to_owned())),
+        })
+        .collect()
+}
+
+fn startup(database: &mut Database, key: &'static str, value: &str) -> Result<(), &'static str> {
+    database.startup.retain(|(set, _)| *set != key);
+    database.startup.push((key, value.to_owned()));
+    Ok(())
+}

@@ -1,0 +1,460 @@
+//! From a file's draft to the effective configuration, in one step that reports every fault.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use pooler::config::{
+    Auth, AuthMethod, CheckQuery, Config, Database, Limits, Listen, ListenAddr, LogRules, PoolMode,
+    PoolSizes, ServerRules, SocketOptions, StartupParams, Timeouts, UnixListen, User, Userlist,
+};
+
+use crate::finding::{Faults, Finding, Place, Report, did_you_mean};
+use crate::ini::{self, Item, ReadFile};
+use crate::settings::{SETTINGS, SetError, Setting, Status, Values};
+use crate::{databases, userlist, users};
+
+/// A configuration that can be used.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// What the pooler needs.
+    pub config: Config,
+    /// What only the program around it needs.
+    pub program: Program,
+    /// The settings, for `SHOW CONFIG`.
+    pub settings: Values,
+    /// What is accepted and probably not meant.
+    pub warnings: Vec<Finding>,
+}
+
+/// Settings of the process rather than the pooler.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// What the next reload reads.
+    pub conffile: PathBuf,
+    /// Holds the process id while the program runs.
+    pub pidfile: Option<PathBuf>,
+    /// The log is appended to it.
+    pub logfile: Option<PathBuf>,
+    /// Unix user to become.
+    pub user: Option<String>,
+    /// 1 is debug, 2 and more everything. `None`: what the command line says.
+    pub verbose: Option<u32>,
+}
+
+/// Reads a configuration file and all that it names.
+///
+/// # Errors
+/// Every fault of every file.
+pub fn load(path: &Path) -> Result<Loaded, Faults> {
+    load_from(path, &|path| std::fs::read(path))
+}
+
+/// As [`load`], with `read_file` in place of the file system.
+///
+/// # Errors
+/// Every fault of every file.
+pub fn load_from(path: &Path, read_file: &dyn Fn(&Path) -> io::Result<Vec<u8>>) -> Result<Loaded, Faults> {
+    let mut report = Report::default();
+    let draft = Draft::read(path, read_file, &mut report);
+    let loaded = draft.resolve(path, read_file, &mut report);
+    if report.faults.is_empty() {
+        report.warnings.sort_by(|a, b| a.place.cmp(&b.place));
+        return Ok(Loaded { warnings: report.warnings, ..loaded });
+    }
+    report.faults.sort_by(|a, b| a.place.cmp(&b.place));
+    Err(Faults(report.faults))
+}
+
+/// An entry of a section whose keys are names: name, value, place.
+type Named = (String, String, Place);
+
+/// The sections' content, in the order of the files.
+struct Draft {
+    settings: Values,
+    databases: Vec<Named>,
+    users: Vec<Named>,
+}
+
+/// Where an entry belongs.
+#[derive(Clone, Copy)]
+enum Section {
+    /// Before any section.
+    None,
+    Pgbouncer,
+    Databases,
+    Users,
+    Peers,
+    /// Told already; its entries are skipped.
+    Unknown,
+}
+
+impl Section {
+    fn named(name: &str) -> Section {
+        match name {
+            "pgbouncer" => Section::Pgbouncer,
+            "databases" => Section::Databases,
+            "users" => Section::Users,
+            "peers" => Section::Peers,
+            _ => Section::Unknown,
+        }
+    }
+}
+
+impl Draft {
+    fn read(path: &Path, read_file: ReadFile, report: &mut Report) -> Draft {
+        let mut draft = Draft { settings: Values::default(), databases: Vec::new(), users: Vec::new() };
+        let conffile = path.to_string_lossy();
+        // Any text is a value of this setting.
+        let _ = draft.settings.set("conffile", &conffile, None);
+        let items = ini::read(path, read_file, report);
+        let unread = items.is_empty() && !report.faults.is_empty();
+        let mut section = Section::None;
+        let mut has_main = false;
+        for item in items {
+            match item {
+                Item::Section { name, place } => {
+                    section = Section::named(&name);
+                    has_main |= matches!(section, Section::Pgbouncer);
+                    draft.start(section, &name, &place, report);
+                }
+                Item::Entry { key, value, place } => draft.entry(section, key, value, place, report),
+            }
+        }
+        if !has_main && !unread {
+            let place = Place { file: path.into(), line: None };
+            report.fault(&place, "main section missing from config file", "add a section [pgbouncer]");
+        }
+        draft
+    }
+
+    fn start(&mut self, section: Section, name: &str, place: &Place, report: &mut Report) {
+        match section {
+            Section::Unknown => {
+                let known = ["pgbouncer", "databases", "users", "peers"];
+                let advice = match did_you_mean(name, known.into_iter()) {
+                    advice if advice.is_empty() => format!("the sections are {}", known.join(", ")),
+                    advice => advice,
+                };
+                report.fault(place, format!("invalid section \"{name}\" in configuration"), advice);
+            }
+            Section::Pgbouncer if self.settings.restart() => {
+                let advice = "settings above it are back at their defaults; keep them in one section";
+                report.warn(place, "section [pgbouncer] starts again", advice);
+            }
+            _ => {}
+        }
+    }
+
+    fn entry(&mut self, section: Section, key: String, value: String, place: Place, report: &mut Report) {
+        match section {
+            Section::Pgbouncer => self.setting(&key, &value, &place, report),
+            Section::Databases => self.databases.push((key, value, place)),
+            Section::Users => self.users.push((key, value, place)),
+            Section::Peers => report.fault(
+                &place,
+                format!("peer {key} is not implemented in this version"),
+                "cancel requests would not be forwarded to it; leave [peers] empty",
+            ),
+            Section::None => report.fault(
+                &place,
+                format!("value without section: {key}"),
+                "put it below [pgbouncer], [databases] or [users]",
+            ),
+            Section::Unknown => {}
+        }
+    }
+
+    fn setting(&mut self, name: &str, value: &str, place: &Place, report: &mut Report) {
+        if let Some(first) = self.settings.place(name) {
+            let advice = format!("it takes the place of the value in {first}");
+            report.warn(place, format!("{name} is set again"), advice);
+        }
+        match self.settings.set(name, value, Some(place)) {
+            Ok(()) => note_no_effect(name, &self.settings, place, report),
+            Err(SetError::Unknown) => {
+                let advice = did_you_mean(name, SETTINGS.iter().map(|setting| setting.name));
+                report.fault(place, format!("unknown parameter: pgbouncer/{name}"), advice);
+            }
+            Err(SetError::Invalid { expected }) => {
+                let message = format!("invalid value \"{value}\" for parameter {name} in configuration");
+                report.fault(place, message, format!("expected {expected}"));
+            }
+            Err(SetError::NotImplemented { implemented }) => {
+                let message = format!("{name} = {value} is not implemented in this version");
+                report.fault(place, message, advice_not_implemented(name, implemented));
+            }
+        }
+        let decimal_mode = name == "unix_socket_mode" && value.starts_with(|c| matches!(c, '1'..='9'));
+        if decimal_mode {
+            let message = format!("unix_socket_mode = {value} is read as a decimal number");
+            report.warn(place, message, format!("permissions are octal with a leading 0, such as 0{value}"));
+        }
+    }
+
+    /// Builds the effective configuration. Where the report holds faults it may be incomplete.
+    fn resolve(self, path: &Path, read_file: ReadFile, report: &mut Report) -> Loaded {
+        let settings = self.settings;
+        let unix_socket_dir = settings.text_if_any("unix_socket_dir");
+        let mut named = BTreeMap::new();
+        let mut fallback = None;
+        for (name, value, place) in &self.databases {
+            let Some(database) = databases::parse(name, value, unix_socket_dir, place, report) else {
+                continue;
+            };
+            let database = Arc::new(database);
+            check_database(&database, &settings, place, report);
+            let earlier = match name.as_str() {
+                "*" => fallback.replace(database),
+                _ => named.insert(name.clone(), database),
+            };
+            note_twice(earlier.is_some(), "database", name, place, report);
+        }
+        let mut by_name = HashMap::new();
+        for (name, value, place) in &self.users {
+            let Some(user) = users::parse(name, value, place, report) else { continue };
+            let earlier = by_name.insert(name.clone(), user);
+            note_twice(earlier.is_some(), "user", name, place, report);
+        }
+        let whole_file = Place { file: path.into(), line: None };
+        let userlist = userlist(&settings, &whole_file, read_file, report);
+        check_settings(&settings, &whole_file, report);
+        Loaded {
+            config: config(&settings, userlist, named, fallback, by_name),
+            program: program(&settings, path),
+            settings,
+            warnings: Vec::new(),
+        }
+    }
+}
+
+fn advice_not_implemented(name: &str, implemented: &[&str]) -> String {
+    match implemented {
+        [""] => format!("leave {name} out"),
+        [only] => format!("leave {name} out, or set it to {only}"),
+        values => format!("it can be one of {}", values.join(", ")),
+    }
+}
+
+fn note_no_effect(name: &str, settings: &Values, place: &Place, report: &mut Report) {
+    if let Some(setting) = Setting::find(name)
+        && let Status::Harmless(why) = setting.status
+        && !settings.is_default(setting)
+    {
+        report.warn(place, format!("{name} has no effect in this version"), why.replace('`', ""));
+    }
+}
+
+fn note_twice(twice: bool, what: &str, name: &str, place: &Place, report: &mut Report) {
+    if twice {
+        report.warn(
+            place,
+            format!("{what} {name} is given again"),
+            "this line takes the place of the one above",
+        );
+    }
+}
+
+/// The users of `auth_file`. PgBouncer starts without the file, and so does this.
+fn userlist(settings: &Values, whole_file: &Place, read_file: ReadFile, report: &mut Report) -> Userlist {
+    let Some(file) = settings.text_if_any("auth_file").map(Path::new) else {
+        if settings.text("auth_type") != "any" {
+            report.warn(
+                whole_file,
+                "auth_file is not set",
+                "without it no user is known and nobody can log in",
+            );
+        }
+        return Userlist::default();
+    };
+    match read_file(file) {
+        Ok(bytes) => userlist::parse(file, &bytes, report),
+        Err(error) => {
+            let message = format!("could not open auth_file {}: {}", file.display(), ini::reason(&error));
+            let place = settings.place("auth_file").unwrap_or(whole_file);
+            report.warn(place, message, "no user is known until it is there and the configuration reloaded");
+            Userlist::default()
+        }
+    }
+}
+
+fn check_database(database: &Database, settings: &Values, place: &Place, report: &mut Report) {
+    if settings.text("auth_type") == "any" && database.user.is_none() {
+        let message = format!("auth_type=any requires forced user: {}", database.name);
+        report.warn(place, message, "logins to this database will fail; add user= to it");
+    }
+    let overridden = database.pool_size.is_some() || database.min_pool_size.is_some();
+    let size = database.pool_size.unwrap_or_else(|| NonZeroUsize::new(settings.count("default_pool_size")));
+    let min = database.min_pool_size.unwrap_or_else(|| settings.count("min_pool_size"));
+    if let Some(size) = size
+        && overridden
+        && min > size.get()
+    {
+        let message = format!("min_pool_size of database {} is above its pool_size", database.name);
+        report.warn(place, message, format!("no more than {size} connections will be kept"));
+    }
+}
+
+/// Rules between settings.
+fn check_settings(settings: &Values, whole_file: &Place, report: &mut Report) {
+    if settings.list("listen_addr").is_empty() && settings.text("unix_socket_dir").is_empty() {
+        report.fault(whole_file, "nowhere to listen on", "set listen_addr or unix_socket_dir");
+    }
+    let (min, size) = (settings.int("min_pool_size"), settings.int("default_pool_size"));
+    if size > 0 && min > size {
+        let place = settings.place("min_pool_size").unwrap_or(whole_file);
+        let advice = format!("no more than {size} connections will be kept");
+        report.warn(place, "min_pool_size is above default_pool_size", advice);
+    }
+}
+
+fn config(
+    settings: &Values,
+    userlist: Userlist,
+    databases: BTreeMap<String, Arc<Database>>,
+    fallback: Option<Arc<Database>>,
+    users: HashMap<String, User>,
+) -> Config {
+    Config {
+        listen: listen(settings),
+        workers: workers(settings.count("workers")),
+        auth: Auth {
+            method: auth_method(settings.text("auth_type")),
+            userlist,
+            admin_users: settings.list("admin_users"),
+            stats_users: settings.list("stats_users"),
+            scram_iterations: settings.count("scram_iterations"),
+        },
+        limits: limits(settings),
+        timeouts: timeouts(settings),
+        sizes: PoolSizes {
+            size: NonZeroUsize::new(settings.count("default_pool_size")),
+            min: settings.count("min_pool_size"),
+            reserve: settings.count("reserve_pool_size"),
+        },
+        pool_mode: users::pool_mode(settings.text("pool_mode")).unwrap_or(PoolMode::Session),
+        server: server_rules(settings),
+        params: StartupParams {
+            ignore: settings.list("ignore_startup_parameters"),
+            track_extra: settings.list("track_extra_parameters"),
+            application_name_add_host: settings.flag("application_name_add_host"),
+            refuse_simple_query: settings.flag("disable_pqexec"),
+        },
+        socket: socket_options(settings),
+        log: LogRules {
+            connections: settings.flag("log_connections"),
+            disconnections: settings.flag("log_disconnections"),
+            pooler_errors: settings.flag("log_pooler_errors"),
+            stats: settings.flag("log_stats"),
+        },
+        stats_period: settings.time("stats_period"),
+        databases,
+        fallback,
+        users,
+    }
+}
+
+/// `started_from` is the file named on the command line.
+fn program(settings: &Values, started_from: &Path) -> Program {
+    let path = |name| settings.text_if_any(name).map(PathBuf::from);
+    Program {
+        conffile: settings.place("conffile").and(path("conffile")).unwrap_or(started_from.into()),
+        pidfile: path("pidfile"),
+        logfile: path("logfile"),
+        user: settings.text_if_any("user").map(str::to_owned),
+        verbose: settings.place("verbose").map(|_| settings.count("verbose")),
+    }
+}
+
+fn listen(settings: &Values) -> Listen {
+    let addr = |word: String| match word.parse() {
+        Ok(ip) => ListenAddr::Ip(ip),
+        Err(_) if word == "*" => ListenAddr::Any,
+        Err(_) => ListenAddr::Name(word),
+    };
+    Listen {
+        addrs: settings.list("listen_addr").into_iter().map(addr).collect(),
+        port: settings.count("listen_port"),
+        backlog: settings.count("listen_backlog"),
+        unix: settings.text_if_any("unix_socket_dir").map(|dir| UnixListen {
+            dir: dir.into(),
+            mode: settings.count("unix_socket_mode"),
+            group: settings.text_if_any("unix_socket_group").map(str::to_owned),
+        }),
+        reuse_port: settings.flag("so_reuseport"),
+        defer_accept: settings.flag("tcp_defer_accept"),
+    }
+}
+
+/// 0 is one a core.
+fn workers(count: usize) -> NonZeroUsize {
+    NonZeroUsize::new(count)
+        .or_else(|| std::thread::available_parallelism().ok())
+        .unwrap_or(NonZeroUsize::MIN)
+}
+
+/// The table admits no other method.
+fn auth_method(name: &str) -> AuthMethod {
+    match name {
+        "any" => AuthMethod::Any,
+        "trust" => AuthMethod::Trust,
+        "plain" => AuthMethod::Plain,
+        "scram-sha-256" => AuthMethod::Scram,
+        _ => AuthMethod::Md5,
+    }
+}
+
+fn limits(settings: &Values) -> Limits {
+    let limit = |name| NonZeroUsize::new(settings.count(name));
+    Limits {
+        max_client_conn: settings.count("max_client_conn"),
+        max_db_connections: limit("max_db_connections"),
+        max_db_client_connections: limit("max_db_client_connections"),
+        max_user_connections: limit("max_user_connections"),
+        max_user_client_connections: limit("max_user_client_connections"),
+        max_packet_size: settings.count("max_packet_size"),
+    }
+}
+
+fn timeouts(settings: &Values) -> Timeouts {
+    Timeouts {
+        query_wait: settings.time_limit("query_wait_timeout"),
+        query_wait_notify: settings.time_limit("query_wait_notify"),
+        client_login: settings.time_limit("client_login_timeout"),
+        server_connect: settings.time_limit("server_connect_timeout"),
+        server_login_retry: settings.time("server_login_retry"),
+        reserve_pool: settings.time_limit("reserve_pool_timeout"),
+        cancel_wait: settings.time_limit("cancel_wait_timeout"),
+        autodb_idle: settings.time_limit("autodb_idle_timeout"),
+    }
+}
+
+fn server_rules(settings: &Values) -> ServerRules {
+    ServerRules {
+        reset_query: settings.text("server_reset_query").to_owned(),
+        reset_query_always: settings.flag("server_reset_query_always"),
+        check_query: match settings.text("server_check_query") {
+            "" => CheckQuery::Off,
+            "<empty>" => CheckQuery::Empty,
+            sql => CheckQuery::Sql(sql.to_owned()),
+        },
+        check_delay: settings.time("server_check_delay"),
+        round_robin: settings.flag("server_round_robin"),
+        lifetime: settings.time("server_lifetime"),
+        idle_timeout: settings.time_limit("server_idle_timeout"),
+    }
+}
+
+fn socket_options(settings: &Values) -> SocketOptions {
+    let option = |name| NonZeroU32::new(settings.count(name)).map(NonZeroU32::get);
+    SocketOptions {
+        keepalive: settings.flag("tcp_keepalive"),
+        keepcnt: option("tcp_keepcnt"),
+        keepidle: option("tcp_keepidle"),
+        keepintvl: option("tcp_keepintvl"),
+        buffer: option("tcp_socket_buffer"),
+        user_timeout: option("tcp_user_timeout"),
+    }
+}

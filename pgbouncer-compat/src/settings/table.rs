@@ -1,0 +1,348 @@
+use super::{Applies, Kind, Setting, Status, Unit};
+
+/// Every setting of `[pgbouncer]`: PgBouncer's, in the order of its `SHOW CONFIG`, then this program's own.
+pub const SETTINGS: &[Setting] = &[
+    list("admin_users", "", "Users with full rights on the console."),
+    flag("application_name_add_host", "0", "Append the client's address to its `application_name` at login."),
+    text("auth_dbname", "Database in which `auth_query` runs.").unset().harmless(AUTH_QUERY),
+    text("auth_file", "File with users and their secrets; see [auth_file](#auth_file).").unset(),
+    text("auth_hba_file", "File with rules that choose the authentication method.").harmless(HBA),
+    text("auth_ident_file", "File that maps system users to database users.").unset().harmless(HBA),
+    text("auth_ldap_options", "How to reach the LDAP server.")
+        .unset()
+        .harmless("used only with `auth_type = ldap`"),
+    text("auth_query", "Query that fetches a user's secret from the server.")
+        .default(
+            "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END \
+             FROM pg_authid WHERE rolname=$1 AND rolcanlogin",
+        )
+        .harmless(AUTH_QUERY),
+    choice(
+        "auth_type",
+        "md5",
+        &["any", "trust", "plain", "md5", "cert", "hba", "ldap", "pam", "scram-sha-256"],
+        "How clients prove who they are; with `md5`, users who have a SCRAM secret are asked for SCRAM.",
+    )
+    .only(&["any", "trust", "plain", "md5", "scram-sha-256"]),
+    text("auth_user", "User who runs `auth_query` for users not in `auth_file`.").unset().only(&[""]),
+    seconds(
+        "autodb_idle_timeout",
+        "3600",
+        "A database that came from `*` is forgotten after this long without use; 0: never.",
+    ),
+    seconds(
+        "cancel_wait_timeout",
+        "10",
+        "How long a cancel request may take to reach its server; 0: no limit.",
+    ),
+    seconds("client_idle_timeout", "0", "Disconnect clients that are idle this long; 0: never.").only(&["0"]),
+    seconds("client_login_timeout", "60", "Time for a client to log in; 0: no limit."),
+    text("client_tls13_ciphers", "TLS 1.3 cipher suites towards clients.").unset().harmless(CLIENT_TLS),
+    text("client_tls_ca_file", "Authority that signs clients' certificates.").harmless(CLIENT_TLS),
+    text("client_tls_cert_file", "Certificate shown to clients.").harmless(CLIENT_TLS),
+    text("client_tls_ciphers", "Ciphers up to TLS 1.2 towards clients.")
+        .default("default")
+        .harmless(CLIENT_TLS),
+    text("client_tls_dheparams", "Diffie-Hellman parameters towards clients.")
+        .default("auto")
+        .harmless(CLIENT_TLS),
+    text("client_tls_ecdhcurve", "Elliptic curve towards clients.").default("auto").harmless(CLIENT_TLS),
+    text("client_tls_key_file", "Private key of `client_tls_cert_file`.").harmless(CLIENT_TLS),
+    text("client_tls_protocols", "TLS versions towards clients.").default("secure").harmless(CLIENT_TLS),
+    choice("client_tls_sslmode", "disable", SSL_MODES, "Whether clients may or must use TLS.")
+        .only(&["disable"]),
+    text("conffile", "File that the next reload reads; unless set, the one named on the command line.")
+        .unset(),
+    connections(
+        "default_pool_size",
+        "20",
+        "Server connections of a pool, that is of one database and one user; 0: no limit.",
+    ),
+    flag(
+        "disable_pqexec",
+        "0",
+        "Refuse simple queries, so that no query string can hold several statements.",
+    )
+    .at_start(),
+    seconds("dns_max_ttl", "15", "How long an answer of DNS is kept.").harmless(DNS),
+    seconds("dns_nxdomain_ttl", "15", "How long a failed look-up is kept.").harmless(DNS),
+    seconds("dns_zone_check_period", "0", "How often zones are checked for changes; 0: never.").harmless(DNS),
+    seconds(
+        "idle_transaction_timeout",
+        "0",
+        "Close connections that idle in a transaction this long; 0: never.",
+    )
+    .only(&["0"]),
+    list(
+        "ignore_startup_parameters",
+        "",
+        "Start-up parameters dropped in silence; `options` drops unknown settings inside `options`.",
+    ),
+    text("job_name", "Name of the Windows service.")
+        .default("pgbouncer")
+        .at_start()
+        .harmless("there is no Windows service"),
+    list("listen_addr", "", "TCP addresses to listen on; `*`: all; empty: none.").at_start(),
+    int("listen_backlog", "128", "Connections the kernel queues before they are accepted.").at_start(),
+    int("listen_port", "6432", "TCP port, and the number in the Unix socket's name.")
+        .range(0, 65535)
+        .at_start(),
+    flag("log_connections", "1", "Log logins and new server connections."),
+    flag("log_disconnections", "1", "Log why connections are closed."),
+    flag("log_pooler_errors", "1", "Log errors that the pooler itself sends to clients."),
+    flag("log_stats", "1", "Log a line of statistics every `stats_period`."),
+    text("logfile", "File that the log is appended to, besides standard error."),
+    text("login_notify_message", "Notice sent to every client that logs in.").only(&[""]),
+    connections("max_client_conn", "100", "Client connections in all."),
+    connections("max_db_client_connections", "0", "Client connections a database; 0: no limit."),
+    connections("max_db_connections", "0", "Server connections a database, over all its pools; 0: no limit."),
+    int("max_packet_size", "2147483647", "Largest message either side may send.")
+        .unit(Unit::Bytes)
+        .range(1, MAX),
+    int(
+        "max_prepared_statements",
+        "200",
+        "Prepared statements kept on a server connection in transaction mode; 0: none.",
+    )
+    .harmless("prepared statements pass through as they are, and do not follow a client to another server"),
+    connections("max_user_client_connections", "0", "Client connections a login user; 0: no limit."),
+    connections(
+        "max_user_connections",
+        "0",
+        "Server connections a server-side user, over all pools; 0: no limit.",
+    ),
+    connections(
+        "min_pool_size",
+        "0",
+        "Server connections a pool keeps open while it has clients or a forced user; 0: none.",
+    ),
+    int("peer_id", "0", "This process's number among peers that forward cancel requests; 0: alone.")
+        .only(&["0"]),
+    text("pidfile", "File that holds the process id while the program runs.").at_start(),
+    int("pkt_buf", "4096", "Size of a connection's buffer.")
+        .unit(Unit::Bytes)
+        .at_start()
+        .harmless("connections own no buffer of a fixed size"),
+    choice("pool_mode", "session", POOL_MODES, "When a server connection goes back to its pool."),
+    seconds("pool_idle_timeout", "0", "Forget a pool after this long without any connection; 0: never.")
+        .harmless("an empty pool costs next to nothing, and its statistics stay"),
+    seconds("query_timeout", "0", "Close connections whose query takes this long; 0: never.").only(&["0"]),
+    int(
+        "query_wait_notify",
+        "5",
+        "A client that waits for a server this long is told by a notice; 0: never.",
+    )
+    .unit(Unit::Seconds),
+    seconds("query_wait_timeout", "120", "Time a client may wait for a server connection; 0: no limit."),
+    connections(
+        "reserve_pool_size",
+        "0",
+        "Server connections a pool may open above its size once clients have waited; 0: none.",
+    ),
+    seconds(
+        "reserve_pool_timeout",
+        "5",
+        "How long the first client waits before the reserve is used; 0: the reserve is off.",
+    ),
+    text("resolv_conf", "Another file in place of `/etc/resolv.conf`.").at_start().only(&[""]),
+    int("sbuf_loopcnt", "5", "Reads a connection gets before others have their turn; 0: no limit.")
+        .harmless("every connection gets one read a turn"),
+    int(
+        "scram_iterations",
+        "4096",
+        "Hash rounds of SCRAM verifiers made here, from plain secrets and for unknown users.",
+    )
+    .range(1, MAX),
+    seconds(
+        "server_check_delay",
+        "30",
+        "A server connection idle for longer is checked before use; 0: always checked.",
+    ),
+    text("server_check_query", "The check; `<empty>` is the empty query, the cheapest; empty: no check.")
+        .default("<empty>"),
+    seconds("server_connect_timeout", "15", "Time to connect and log in to a server; 0: no limit."),
+    flag(
+        "server_fast_close",
+        "0",
+        "Close server connections of session pools at once when their configuration changed.",
+    )
+    .only(&["0"]),
+    seconds("server_idle_timeout", "600", "Close server connections idle this long; 0: never."),
+    seconds(
+        "server_lifetime",
+        "3600",
+        "Close server connections of this age when nobody uses them; 0: after one use.",
+    ),
+    seconds("server_login_retry", "15", "Pause after a server refused or could not be reached."),
+    text(
+        "server_reset_query",
+        "Run when a client of session mode leaves its server connection; empty: no reset.",
+    )
+    .default("DISCARD ALL"),
+    flag("server_reset_query_always", "0", "Run `server_reset_query` in every pool mode."),
+    flag(
+        "server_round_robin",
+        "0",
+        "Use the server connection that was idle longest, not the one used last.",
+    ),
+    text("server_tls13_ciphers", "TLS 1.3 cipher suites towards servers.").unset().harmless(SERVER_TLS),
+    text("server_tls_ca_file", "Authority that signs servers' certificates.").harmless(SERVER_TLS),
+    text("server_tls_cert_file", "Certificate shown to servers.").harmless(SERVER_TLS),
+    text("server_tls_ciphers", "Ciphers up to TLS 1.2 towards servers.")
+        .default("default")
+        .harmless(SERVER_TLS),
+    text("server_tls_key_file", "Private key of `server_tls_cert_file`.").harmless(SERVER_TLS),
+    text("server_tls_protocols", "TLS versions towards servers.").default("secure").harmless(SERVER_TLS),
+    choice(
+        "server_tls_sslmode",
+        "prefer",
+        SSL_MODES,
+        "Whether servers may or must use TLS; `prefer` goes on without.",
+    )
+    .only(&["disable", "allow", "prefer"]),
+    flag("so_reuseport", "0", "Let several processes listen on the same TCP port.").at_start(),
+    int("stats_period", "60", "Period of averages and of the log's line of statistics.")
+        .unit(Unit::Seconds)
+        .range(1, MAX),
+    list("stats_users", "", "Users with read-only rights on the console."),
+    seconds("suspend_timeout", "10", "How long `SUSPEND` waits for buffers to empty; 0: for ever.")
+        .harmless("there is no `SUSPEND` yet"),
+    flag("syslog", "0", "Log to syslog.").only(&["0"]),
+    text("syslog_facility", "Facility of syslog.").default("daemon").harmless("used only with `syslog = 1`"),
+    text("syslog_ident", "Tag of lines in syslog.")
+        .default("pgbouncer")
+        .harmless("used only with `syslog = 1`"),
+    flag(
+        "tcp_defer_accept",
+        "1",
+        "Let the kernel hand over a connection only when its first bytes are there.",
+    )
+    .at_start_quietly(),
+    flag("tcp_keepalive", "1", "Probe idle TCP connections."),
+    int(
+        "tcp_keepcnt",
+        "0",
+        "Probes without an answer before a connection is dropped; 0: the system's setting.",
+    ),
+    int("tcp_keepidle", "0", "Idle time before the first probe; 0: the system's setting.")
+        .unit(Unit::Seconds),
+    int("tcp_keepintvl", "0", "Time between probes; 0: the system's setting.").unit(Unit::Seconds),
+    int("tcp_socket_buffer", "0", "The kernel's buffers of a TCP connection; 0: the system's setting.")
+        .unit(Unit::Bytes),
+    int("tcp_user_timeout", "0", "How long sent bytes may stay unacknowledged; 0: the system's setting.")
+        .unit(Unit::Milliseconds),
+    list(
+        "track_extra_parameters",
+        "IntervalStyle",
+        "Parameters, of those that servers report, kept for each client beside the usual five.",
+    )
+    .at_start(),
+    seconds("transaction_timeout", "0", "Close connections whose transaction takes this long; 0: never.")
+        .only(&["0"]),
+    text(
+        "unix_socket_dir",
+        "Directory of the Unix socket, and of servers without `host`; `@name`: abstract; empty: none.",
+    )
+    .default("/tmp")
+    .at_start(),
+    text("unix_socket_group", "Group of the Unix socket's file, name or number.").at_start(),
+    mode("unix_socket_mode", "0777", "Permissions of the Unix socket's file.").at_start(),
+    text("user", "Unix user to become after start.").unset().at_start(),
+    int("verbose", "", "Detail in the log: 1 debug, 2 and more everything.").unset(),
+    int("workers", "0", "Threads that carry connections; 0: one a core. Not a setting of PgBouncer.")
+        .range(0, 1024)
+        .at_start(),
+];
+
+const MAX: i64 = i32::MAX as i64;
+const POOL_MODES: &[&str] = &["session", "transaction", "statement"];
+const SSL_MODES: &[&str] = &["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+
+const AUTH_QUERY: &str = "used only with `auth_user`";
+const CLIENT_TLS: &str = "used only with a `client_tls_sslmode` other than `disable`";
+const DNS: &str = "names are resolved at every connect";
+const HBA: &str = "used only with `auth_type = hba`";
+const SERVER_TLS: &str = "used only when a server offers TLS, which is not asked for";
+
+const fn row(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Setting {
+    Setting { name, kind, default: Some(default), applies: Applies::Reload, status: Status::Active, help }
+}
+
+const fn flag(name: &'static str, default: &'static str, help: &'static str) -> Setting {
+    row(name, Kind::Bool, default, help)
+}
+
+const fn int(name: &'static str, default: &'static str, help: &'static str) -> Setting {
+    row(name, Kind::Int { unit: Unit::None, min: 0, max: MAX }, default, help)
+}
+
+const fn connections(name: &'static str, default: &'static str, help: &'static str) -> Setting {
+    int(name, default, help).unit(Unit::Connections)
+}
+
+const fn mode(name: &'static str, default: &'static str, help: &'static str) -> Setting {
+    row(name, Kind::Mode, default, help)
+}
+
+const fn seconds(name: &'static str, default: &'static str, help: &'static str) -> Setting {
+    row(name, Kind::Seconds, default, help)
+}
+
+const fn list(name: &'static str, default: &'static str, help: &'static str) -> Setting {
+    row(name, Kind::List, default, help)
+}
+
+/// Empty unless a default follows.
+const fn text(name: &'static str, help: &'static str) -> Setting {
+    row(name, Kind::Text, "", help)
+}
+
+const fn choice(
+    name: &'static str,
+    default: &'static str,
+    words: &'static [&'static str],
+    help: &'static str,
+) -> Setting {
+    row(name, Kind::Choice(words), default, help)
+}
+
+impl Setting {
+    const fn default(self, default: &'static str) -> Setting {
+        Setting { default: Some(default), ..self }
+    }
+
+    /// No default: NULL in PgBouncer.
+    const fn unset(self) -> Setting {
+        Setting { default: None, ..self }
+    }
+
+    const fn unit(self, unit: Unit) -> Setting {
+        match self.kind {
+            Kind::Int { min, max, .. } => Setting { kind: Kind::Int { unit, min, max }, ..self },
+            _ => self,
+        }
+    }
+
+    const fn range(self, min: i64, max: i64) -> Setting {
+        match self.kind {
+            Kind::Int { unit, .. } => Setting { kind: Kind::Int { unit, min, max }, ..self },
+            _ => self,
+        }
+    }
+
+    const fn at_start(self) -> Setting {
+        Setting { applies: Applies::Start, ..self }
+    }
+
+    const fn at_start_quietly(self) -> Setting {
+        Setting { applies: Applies::StartQuietly, ..self }
+    }
+
+    const fn harmless(self, why: &'static str) -> Setting {
+        Setting { status: Status::Harmless(why), ..self }
+    }
+
+    const fn only(self, values: &'static [&'static str]) -> Setting {
+        Setting { status: Status::Only(values), ..self }
+    }
+}

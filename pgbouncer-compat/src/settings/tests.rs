@@ -1,0 +1,258 @@
+use super::*;
+use proptest::prelude::*;
+
+const AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END \
+     FROM pg_authid WHERE rolname=$1 AND rolcanlogin";
+
+/// PgBouncer's settings in the order of its `SHOW CONFIG`: name, default, changeable.
+const PGBOUNCER: &[(&str, Option<&str>, bool)] = &[
+    ("admin_users", Some(""), true),
+    ("application_name_add_host", Some("0"), true),
+    ("auth_dbname", None, true),
+    ("auth_file", None, true),
+    ("auth_hba_file", Some(""), true),
+    ("auth_ident_file", None, true),
+    ("auth_ldap_options", None, true),
+    ("auth_query", Some(AUTH_QUERY), true),
+    ("auth_type", Some("md5"), true),
+    ("auth_user", None, true),
+    ("autodb_idle_timeout", Some("3600"), true),
+    ("cancel_wait_timeout", Some("10"), true),
+    ("client_idle_timeout", Some("0"), true),
+    ("client_login_timeout", Some("60"), true),
+    ("client_tls13_ciphers", None, true),
+    ("client_tls_ca_file", Some(""), true),
+    ("client_tls_cert_file", Some(""), true),
+    ("client_tls_ciphers", Some("default"), true),
+    ("client_tls_dheparams", Some("auto"), true),
+    ("client_tls_ecdhcurve", Some("auto"), true),
+    ("client_tls_key_file", Some(""), true),
+    ("client_tls_protocols", Some("secure"), true),
+    ("client_tls_sslmode", Some("disable"), true),
+    ("conffile", None, true),
+    ("default_pool_size", Some("20"), true),
+    ("disable_pqexec", Some("0"), false),
+    ("dns_max_ttl", Some("15"), true),
+    ("dns_nxdomain_ttl", Some("15"), true),
+    ("dns_zone_check_period", Some("0"), true),
+    ("idle_transaction_timeout", Some("0"), true),
+    ("ignore_startup_parameters", Some(""), true),
+    ("job_name", Some("pgbouncer"), false),
+    ("listen_addr", Some(""), false),
+    ("listen_backlog", Some("128"), false),
+    ("listen_port", Some("6432"), false),
+    ("log_connections", Some("1"), true),
+    ("log_disconnections", Some("1"), true),
+    ("log_pooler_errors", Some("1"), true),
+    ("log_stats", Some("1"), true),
+    ("logfile", Some(""), true),
+    ("login_notify_message", Some(""), true),
+    ("max_client_conn", Some("100"), true),
+    ("max_db_client_connections", Some("0"), true),
+    ("max_db_connections", Some("0"), true),
+    ("max_packet_size", Some("2147483647"), true),
+    ("max_prepared_statements", Some("200"), true),
+    ("max_user_client_connections", Some("0"), true),
+    ("max_user_connections", Some("0"), true),
+    ("min_pool_size", Some("0"), true),
+    ("peer_id", Some("0"), true),
+    ("pidfile", Some(""), false),
+    ("pkt_buf", Some("4096"), false),
+    ("pool_mode", Some("session"), true),
+    ("pool_idle_timeout", Some("0"), true),
+    ("query_timeout", Some("0"), true),
+    ("query_wait_notify", Some("5"), true),
+    ("query_wait_timeout", Some("120"), true),
+    ("reserve_pool_size", Some("0"), true),
+    ("reserve_pool_timeout", Some("5"), true),
+    ("resolv_conf", Some(""), false),
+    ("sbuf_loopcnt", Some("5"), true),
+    ("scram_iterations", Some("4096"), true),
+    ("server_check_delay", Some("30"), true),
+    ("server_check_query", Some("<empty>"), true),
+    ("server_connect_timeout", Some("15"), true),
+    ("server_fast_close", Some("0"), true),
+    ("server_idle_timeout", Some("600"), true),
+    ("server_lifetime", Some("3600"), true),
+    ("server_login_retry", Some("15"), true),
+    ("server_reset_query", Some("DISCARD ALL"), true),
+    ("server_reset_query_always", Some("0"), true),
+    ("server_round_robin", Some("0"), true),
+    ("server_tls13_ciphers", None, true),
+    ("server_tls_ca_file", Some(""), true),
+    ("server_tls_cert_file", Some(""), true),
+    ("server_tls_ciphers", Some("default"), true),
+    ("server_tls_key_file", Some(""), true),
+    ("server_tls_protocols", Some("secure"), true),
+    ("server_tls_sslmode", Some("prefer"), true),
+    ("so_reuseport", Some("0"), false),
+    ("stats_period", Some("60"), true),
+    ("stats_users", Some(""), true),
+    ("suspend_timeout", Some("10"), true),
+    ("syslog", Some("0"), true),
+    ("syslog_facility", Some("daemon"), true),
+    ("syslog_ident", Some("pgbouncer"), true),
+    ("tcp_defer_accept", Some("1"), true),
+    ("tcp_keepalive", Some("1"), true),
+    ("tcp_keepcnt", Some("0"), true),
+    ("tcp_keepidle", Some("0"), true),
+    ("tcp_keepintvl", Some("0"), true),
+    ("tcp_socket_buffer", Some("0"), true),
+    ("tcp_user_timeout", Some("0"), true),
+    ("track_extra_parameters", Some("IntervalStyle"), false),
+    ("transaction_timeout", Some("0"), true),
+    ("unix_socket_dir", Some("/tmp"), false),
+    ("unix_socket_group", Some(""), false),
+    ("unix_socket_mode", Some("0777"), false),
+    ("user", None, false),
+    ("verbose", None, true),
+];
+
+#[test]
+fn every_setting_of_pgbouncer_with_its_default() {
+    let ours: Vec<_> =
+        SETTINGS.iter().map(|setting| (setting.name, setting.default, setting.changeable())).collect();
+    for (ours, theirs) in ours.iter().zip(PGBOUNCER) {
+        assert_eq!(ours, theirs);
+    }
+    assert_eq!(ours[PGBOUNCER.len()..], [("workers", Some("0"), false)]);
+}
+
+#[test]
+fn every_default_is_a_value_that_this_version_honours() {
+    let mut values = Values::default();
+    for setting in SETTINGS {
+        if let Some(default) = setting.default {
+            assert_eq!(values.set(setting.name, default, None), Ok(()), "{}", setting.name);
+            assert_eq!(values.get(setting.name), &setting.parse(default).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_row_reads_well() {
+    for setting in SETTINGS {
+        assert!(setting.help.ends_with('.') && !setting.help.contains(['|', '\n']), "{}", setting.name);
+        if let Status::Harmless(why) = setting.status {
+            assert!(!why.is_empty() && !why.ends_with('.') && !why.contains('|'), "{}", setting.name);
+        }
+        if let (Kind::Choice(words), Status::Only(values)) = (setting.kind, setting.status) {
+            assert!(values.iter().all(|value| words.contains(value)), "{}", setting.name);
+        }
+    }
+}
+
+#[test]
+fn values_are_shown_as_pgbouncer_shows_them() {
+    for (name, text, shown) in [
+        ("unix_socket_mode", "0777", "511"),
+        ("unix_socket_mode", "0x1ff", "511"),
+        ("auth_type", "SCRAM-SHA-256", "scram-sha-256"),
+        ("pool_mode", "Transaction", "transaction"),
+        ("server_lifetime", "3600", "3600"),
+        ("server_lifetime", "1.50", "1.5"),
+        ("server_lifetime", "1h", "3600"),
+        ("server_lifetime", "12d", "1.0368e+06"),
+        ("query_wait_timeout", "500ms", "0.5"),
+        ("log_stats", "45", "1"),
+        ("log_stats", "off", "0"),
+        ("max_packet_size", "64MB", "67108864"),
+        ("max_client_conn", "0x10", "16"),
+        ("max_client_conn", "010", "8"),
+        ("query_wait_notify", "1min", "60"),
+        ("tcp_user_timeout", "30s", "30000"),
+        ("admin_users", "a, b", "a, b"),
+        ("server_reset_query", "", ""),
+    ] {
+        let mut values = Values::default();
+        assert_eq!(values.set(name, text, None), Ok(()), "{name} = {text}");
+        let row = values.show().find(|row| row.key == name).unwrap();
+        assert_eq!(row.value.as_deref(), Some(shown), "{name} = {text}");
+    }
+}
+
+#[test]
+fn unset_is_null_and_an_unset_number_is_zero() {
+    let values = Values::default();
+    let shown = |name| values.show().find(|row| row.key == name).unwrap();
+    assert_eq!((shown("auth_file").value, shown("auth_file").default), (None, None));
+    assert_eq!((shown("verbose").value.as_deref(), shown("verbose").default), (Some("0"), None));
+    assert_eq!((shown("listen_addr").value.as_deref(), shown("listen_addr").default), (Some(""), Some("")));
+}
+
+#[test]
+fn values_out_of_bounds_or_of_another_type() {
+    for (name, text) in [
+        ("listen_port", "65536"),
+        ("listen_port", "-1"),
+        ("listen_port", ""),
+        ("listen_port", "6432 ; comment"),
+        ("max_client_conn", "99999999999"),
+        ("max_client_conn", "ten"),
+        ("max_client_conn", "10s"),
+        ("scram_iterations", "0"),
+        ("stats_period", "500ms"),
+        ("server_lifetime", "-1"),
+        ("server_lifetime", "soon"),
+        ("unix_socket_mode", "0999"),
+        ("unix_socket_mode", "010000"),
+        ("log_stats", "maybe"),
+        ("pool_mode", "pool"),
+        ("auth_type", "peer"),
+        ("workers", "100000"),
+    ] {
+        let mut values = Values::default();
+        assert!(matches!(values.set(name, text, None), Err(SetError::Invalid { .. })), "{name} = {text}");
+        assert!(values.is_default(Setting::find(name).unwrap()));
+    }
+    assert_eq!(Values::default().set("service_name", "x", None), Err(SetError::Unknown));
+}
+
+#[test]
+fn what_cannot_be_honoured_is_refused() {
+    for (name, refused, accepted) in [
+        ("auth_type", "hba", "plain"),
+        ("auth_type", "cert", "any"),
+        ("auth_type", "pam", "trust"),
+        ("auth_user", "lookup", ""),
+        ("client_idle_timeout", "1", "0"),
+        ("client_tls_sslmode", "allow", "disable"),
+        ("idle_transaction_timeout", "0.5", "0.0"),
+        ("login_notify_message", "hello", ""),
+        ("peer_id", "1", "0"),
+        ("query_timeout", "1min", "0s"),
+        ("resolv_conf", "/etc/other", ""),
+        ("server_fast_close", "1", "off"),
+        ("server_tls_sslmode", "require", "Prefer"),
+        ("server_tls_sslmode", "verify-full", "disable"),
+        ("syslog", "1", "0"),
+        ("transaction_timeout", "10", "0"),
+    ] {
+        let mut values = Values::default();
+        let error = values.set(name, refused, None);
+        assert!(matches!(error, Err(SetError::NotImplemented { .. })), "{name} = {refused}: {error:?}");
+        assert_eq!(values.set(name, accepted, None), Ok(()), "{name} = {accepted}");
+    }
+}
+
+#[test]
+fn a_restart_keeps_only_what_has_no_default() {
+    let place = Place { file: std::path::Path::new("f").into(), line: Some(1) };
+    let mut values = Values::default();
+    assert!(!values.restart());
+    values.set("auth_file", "users", Some(&place)).unwrap();
+    assert!(!values.restart());
+    values.set("max_client_conn", "7", Some(&place)).unwrap();
+    assert!(values.restart());
+    assert_eq!((values.text("auth_file"), values.int("max_client_conn")), ("users", 100));
+}
+
+proptest! {
+    #[test]
+    fn any_value_is_judged(text in "\\PC*|[0-9a-z. ]{0,12}") {
+        let mut values = Values::default();
+        for setting in SETTINGS {
+            let _ = values.set(setting.name, &text, None);
+        }
+    }
+}

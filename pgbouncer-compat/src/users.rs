@@ -1,0 +1,162 @@
+//! `[users]`: limits and pool mode by user, and the numbers that `[databases]` shares with it.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use pooler::config::{PoolMode, User};
+
+use crate::connstr;
+use crate::finding::{Place, Report, did_you_mean};
+use crate::value::{self, Unit};
+
+/// One key of a user's entry.
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    /// What its value looks like, for the reference.
+    pub(crate) value: &'static str,
+    pub(crate) help: &'static str,
+    /// Or what is wrong with the value, as a phrase to follow "expected".
+    set: fn(&mut User, &str) -> Result<(), &'static str>,
+}
+
+/// Every key, in PgBouncer's order.
+pub(crate) const KEYS: &[Key] = &[
+    Key {
+        name: "pool_mode",
+        value: "`session`, `transaction`, `statement`",
+        help: "Pool mode of the pools in which this is the server-side user.",
+        set: |user, v| {
+            user.pool_mode = Some(pool_mode(v)?);
+            Ok(())
+        },
+    },
+    Key {
+        name: "pool_size",
+        value: "number",
+        help: "As `default_pool_size`, for those pools; negative: inherited.",
+        set: |user, v| {
+            user.pool_size = pool_size(v)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "reserve_pool_size",
+        value: "number",
+        help: "As the setting of that name, for those pools; negative: inherited.",
+        set: |user, v| {
+            user.reserve_pool_size = size(v)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "max_user_connections",
+        value: "number",
+        help: "As the setting of that name; 0 or less: inherited.",
+        set: |user, v| {
+            user.max_connections = limit(v)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "max_user_client_connections",
+        value: "number",
+        help: "As the setting of that name; 0 or less: inherited.",
+        set: |user, v| {
+            user.max_client_connections = limit(v)?;
+            Ok(())
+        },
+    },
+    zero_only("query_timeout"),
+    Key {
+        name: "query_wait_timeout",
+        value: "seconds",
+        help: "As the setting of that name, for logins of this user; 0 or less: no limit.",
+        set: |user, v| {
+            user.query_wait_timeout = Some(time_limit(v)?);
+            Ok(())
+        },
+    },
+    zero_only("idle_transaction_timeout"),
+    zero_only("transaction_timeout"),
+    zero_only("client_idle_timeout"),
+];
+
+/// A timeout that this version accepts only where it inherits the global one, which it accepts only at 0.
+const fn zero_only(name: &'static str) -> Key {
+    Key {
+        name,
+        value: "0",
+        help: "As the setting of that name; only 0, inherited, in this version.",
+        set: |_, v| match time_limit(v)? {
+            None => Ok(()),
+            Some(_) => Err("0: this version does not implement it yet"),
+        },
+    }
+}
+
+/// Reads one entry.
+pub(crate) fn parse(name: &str, text: &str, place: &Place, report: &mut Report) -> Option<User> {
+    if name.len() > MAX_NAME {
+        report.fault(place, format!("too long user name: {name}"), format!("at most {MAX_NAME} bytes"));
+    }
+    let pairs = match connstr::pairs(text) {
+        Ok(pairs) => pairs,
+        Err(advice) => {
+            report.fault(place, "syntax error in user settings", format!("user {name}: {advice}"));
+            return None;
+        }
+    };
+    let mut user = User::default();
+    for (key, value) in pairs {
+        let Some(row) = KEYS.iter().find(|row| row.name == key) else {
+            let message = format!("unrecognized user parameter: {key}");
+            report.fault(place, message, did_you_mean(key, KEYS.iter().map(|row| row.name)));
+            continue;
+        };
+        if let Err(expected) = (row.set)(&mut user, &value) {
+            let message = format!("invalid {}: {value}", label(key));
+            report.fault(place, message, format!("user {name}: expected {expected}"));
+        }
+    }
+    Some(user)
+}
+
+/// The longest user name a start-up packet may carry, in bytes.
+pub(crate) const MAX_NAME: usize = 127;
+
+/// What PgBouncer calls a key in its messages.
+pub(crate) fn label(key: &str) -> &str {
+    if key == "pool_mode" { "pool mode" } else { key }
+}
+
+pub(crate) fn pool_mode(text: &str) -> Result<PoolMode, &'static str> {
+    [PoolMode::Session, PoolMode::Transaction, PoolMode::Statement]
+        .into_iter()
+        .find(|mode| mode.as_str().eq_ignore_ascii_case(text))
+        .ok_or("session, transaction or statement")
+}
+
+/// A pool's size: negative inherits (`None`), 0 is no limit (`Some(None)`).
+pub(crate) fn pool_size(text: &str) -> Result<Option<Option<NonZeroUsize>>, &'static str> {
+    Ok(size(text)?.map(NonZeroUsize::new))
+}
+
+/// A number of connections that is inherited when negative.
+pub(crate) fn size(text: &str) -> Result<Option<usize>, &'static str> {
+    Ok(usize::try_from(number(text, Unit::Connections)?).ok())
+}
+
+/// A limit that is inherited when 0 or less.
+pub(crate) fn limit(text: &str) -> Result<Option<NonZeroUsize>, &'static str> {
+    Ok(size(text)?.and_then(NonZeroUsize::new))
+}
+
+/// Whole seconds; `None` for 0 and less.
+pub(crate) fn time_limit(text: &str) -> Result<Option<Duration>, &'static str> {
+    let seconds = number(text, Unit::Seconds).map_err(|_| "whole seconds, or a time such as 5min")?;
+    Ok(u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs))
+}
+
+fn number(text: &str, unit: Unit) -> Result<i64, &'static str> {
+    value::integer(text, unit).filter(|number| i32::try_from(*number).is_ok()).ok_or("a whole number")
+}
