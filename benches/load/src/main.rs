@@ -1,2 +1,199 @@
-//! Stub.
-fn main() {}
+//! What a pooler costs, by comparison: PostgreSQL itself, a bare relay, PgBouncer and pgferry do the same work in turn,
+//! several times over. The figure that counts is processor time a transaction in the pooler's own process, divided by
+//! that of another in the same round: it holds on a noisy machine, where throughput does not.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that prints its findings")]
+
+mod contender;
+mod idle;
+mod logins;
+mod machine;
+mod measure;
+mod options;
+mod pgbench;
+mod relay;
+mod report;
+mod scram;
+mod syscalls;
+mod work;
+
+use std::error::Error;
+use std::fs;
+use std::process::ExitCode;
+
+use serde_json::{Map, Value, json};
+
+use crate::contender::{Access, Contender, Running, Stage};
+use crate::machine::Machine;
+use crate::options::{Options, Task};
+use crate::pgbench::Job;
+use crate::report::{Metric, Report, Row, Sample};
+use crate::syscalls::Counter;
+use crate::work::{Protocol, Work};
+
+type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
+
+fn main() -> ExitCode {
+    let done = options::parse().and_then(|task| match task {
+        Task::Relay(server) => Ok(relay::run(server)?),
+        Task::Compare(options) => compare(&options),
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pgferry-load: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compare(options: &Options) -> Result<()> {
+    machine::raise_file_limit()?;
+    let machine = Machine::here();
+    let (contenders, missing) = Contender::all(options);
+    let runs = options.works.len() as u64 * u64::from(options.rounds) * contenders.len() as u64;
+    println!("{}: {} cores ({}), Linux {}", machine.date, machine.cores, machine.processor, machine.kernel);
+    for contender in &contenders {
+        if let Some(version) = contender.version() {
+            println!("{contender}: {version}");
+        }
+    }
+    missing.iter().for_each(|remark| println!("{remark}"));
+    println!("{runs} runs, about {} min\n", (runs * (options.time.as_secs() + 2)).div_ceil(60));
+
+    let stage = Stage::new();
+    let mut reports = Vec::new();
+    for work in &options.works {
+        let report = measure(*work, &contenders, &stage, options);
+        println!("{report}");
+        reports.push(report);
+    }
+    if let Some(path) = &options.json {
+        fs::write(path, format!("{:#}\n", to_json(&machine, &contenders, options, &reports)))?;
+    }
+    Ok(())
+}
+
+/// Lets all do one piece of work in turn, in an order that rotates from round to round.
+fn measure(work: Work, contenders: &[Contender], stage: &Stage, options: &Options) -> Report {
+    let mut rows: Vec<Row> = contenders
+        .iter()
+        .map(|contender| Row {
+            name: contender.to_string(),
+            remark: contender.excuse(work).map(|excuse| format!("skipped: {excuse}")),
+            ..Row::default()
+        })
+        .collect();
+    for round in 0..options.rounds {
+        for position in 0..contenders.len() {
+            let index = (position + round as usize) % contenders.len();
+            let row = &mut rows[index];
+            // Who failed once is not tried again.
+            if row.remark.is_some() {
+                continue;
+            }
+            eprintln!("{work}, round {} of {}: {}", round + 1, options.rounds, row.name);
+            match run(work, &contenders[index], stage, options) {
+                Ok(sample) => row.samples.push((round, sample)),
+                Err(error) => row.remark = Some(format!("fails: {error}")),
+            }
+        }
+    }
+    if options.syscalls {
+        for (contender, row) in contenders.iter().zip(&mut rows).filter(|(_, row)| row.remark.is_none()) {
+            match count_syscalls(work, contender, stage, options) {
+                Ok(counts) => row.syscalls = counts,
+                Err(error) => row.remark = Some(format!("system calls not counted: {error}")),
+            }
+        }
+    }
+    Report { work, rows }
+}
+
+/// One contender does one piece of work.
+fn run(work: Work, contender: &Contender, stage: &Stage, options: &Options) -> Result<Sample> {
+    stage.clear();
+    let access = if work == Work::Logins { Access::Scram } else { Access::Trust };
+    let running = contender.start(stage, access)?;
+    let sample = match work {
+        Work::Queries { protocol, clients } => queries(&running, protocol, clients, stage, options),
+        Work::Idle { clients } => idle(&running, clients),
+        Work::Logins => logins(&running, options),
+    };
+    // A pooler that died is the reason for whatever else went wrong.
+    running.stop()?;
+    sample
+}
+
+fn queries(
+    running: &Running,
+    protocol: Protocol,
+    clients: u32,
+    stage: &Stage,
+    options: &Options,
+) -> Result<Sample> {
+    let pid = running.pid();
+    let run = Job { target: &running.target, pid, protocol, clients, time: options.time, dir: stage.dir() }
+        .run()?;
+    Ok(timings(run.cpu, run.rate, run.latencies))
+}
+
+fn logins(running: &Running, options: &Options) -> Result<Sample> {
+    let logins = logins::run(&running.target, running.pid(), options.time)?;
+    Ok(timings(logins.cpu, logins.rate, logins.latencies))
+}
+
+fn idle(running: &Running, clients: u32) -> Result<Sample> {
+    let pid = running.pid().ok_or("there is no process to look at")?;
+    let memory = idle::run(&running.target, pid, clients)?;
+    Ok(vec![(Metric::Rss, memory.rss / 1024.0), (Metric::Pss, memory.pss / 1024.0)])
+}
+
+fn timings(cpu: Option<f64>, rate: f64, [p50, p95, p99]: [f64; 3]) -> Sample {
+    let cpu = cpu.map(|cpu| (Metric::Cpu, cpu));
+    let rest = [(Metric::Rate, rate), (Metric::P50, p50), (Metric::P95, p95), (Metric::P99, p99)];
+    cpu.into_iter().chain(rest).collect()
+}
+
+/// System calls a transaction, the start of the run included. None where the work is not pgbench's, or nobody stands
+/// between client and server.
+fn count_syscalls(
+    work: Work,
+    contender: &Contender,
+    stage: &Stage,
+    options: &Options,
+) -> Result<Vec<(String, f64)>> {
+    let Work::Queries { protocol, clients } = work else { return Ok(Vec::new()) };
+    stage.clear();
+    let running = contender.start(stage, Access::Trust)?;
+    let Some(pid) = running.pid() else { return Ok(Vec::new()) };
+    let dir = stage.dir();
+    let counter = Counter::attach(pid, &dir)?;
+    let job = Job {
+        target: &running.target,
+        pid: Some(pid),
+        protocol,
+        clients,
+        time: options.time,
+        dir: dir.clone(),
+    };
+    let run = job.run()?;
+    let counts = counter.finish()?;
+    running.stop()?;
+    Ok(counts.into_iter().map(|(name, count)| (name, count / run.transactions)).collect())
+}
+
+fn to_json(machine: &Machine, contenders: &[Contender], options: &Options, reports: &[Report]) -> Value {
+    let versions: Map<String, Value> = contenders
+        .iter()
+        .filter_map(|contender| Some((contender.to_string(), json!(contender.version()?))))
+        .collect();
+    json!({
+        "date": machine.date,
+        "machine": machine.to_json(),
+        "versions": versions,
+        "seconds": options.time.as_secs(),
+        "rounds": options.rounds,
+        "works": reports.iter().map(Report::to_json).collect::<Vec<Value>>(),
+    })
+}
