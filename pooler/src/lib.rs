@@ -1,3 +1,45 @@
-//! pgferry's data path.
+//! pgferry's data path: many client sessions on few server connections.
+//!
+//! The journey of a query, file by file:
+//!
+//! 1. `worker`: one thread, one event loop. The client's socket becomes readable and its session's task runs.
+//! 2. `client` (`Session::turn`) reads into the worker's buffer; `client::relay` cuts messages by their headers and
+//!    asks `protocol::session::ClientMachine` what each means.
+//! 3. `client::link` takes an idle server of this worker from `pool`; `client::wait` is the slow path through
+//!    `pool::Pool::pump` (another worker's server, a new connection by `server::connect`, or the queue).
+//! 4. If the server's parameters differ from the client's (`params`, one pointer comparison), the statements that
+//!    change them go in front, in the same write.
+//! 5. `client::relay` writes the messages and tells `protocol::session::ServerMachine`, which queues what is owed;
+//!    replies are read into the same buffer, looked at by their headers, and written to the client.
+//! 6. When the machine proves the server idle, it goes back: to the client that waits longest, or on the idle list.
+//!
+//! A client that leaves in the middle hands its server to `salvage`. Cancel requests come in through `admit` and are
+//! guarded by `cancel`. Everything from outside goes through `control`.
 
+mod admit;
+mod cancel;
+mod client;
+mod clients;
 pub mod config;
+pub mod console;
+pub mod control;
+mod error;
+mod lifecycle;
+mod listen;
+mod net;
+mod params;
+mod pool;
+mod running;
+mod salvage;
+mod secrets;
+mod server;
+mod shared;
+pub mod snapshot;
+pub mod stats;
+mod unsent;
+mod worker;
+
+pub use lifecycle::Phase;
+pub use listen::{ListenError, Listener, bind};
+pub use net::Peer;
+pub use running::{Running, start};

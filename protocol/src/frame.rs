@@ -54,6 +54,9 @@ impl Whole {
     /// No kind: every message may be cut anywhere.
     pub const NONE: Whole = Whole { tags: 0, max_body: 0 };
 
+    /// Every kind, however long.
+    pub const ALL: Whole = Whole { tags: u128::MAX, max_body: u32::MAX };
+
     /// The given ASCII tags, up to `max_body` bytes; longer ones come in pieces like any other.
     pub const fn new(tags: &[u8], max_body: u32) -> Whole {
         let mut bits = 0u128;
@@ -66,7 +69,7 @@ impl Whole {
     }
 
     fn wants(&self, tag: u8, body: u32) -> bool {
-        tag < 0x80 && self.tags & (1 << tag) != 0 && body <= self.max_body
+        self.tags & (1 << (tag & 0x7f)) != 0 && body <= self.max_body
     }
 }
 

@@ -51,6 +51,11 @@ pub fn sync(out: &mut Vec<u8>) {
     put(out, b'S', |_| {});
 }
 
+/// `Flush`.
+pub fn flush(out: &mut Vec<u8>) {
+    put(out, b'H', |_| {});
+}
+
 /// `CopyFail` with a reason.
 pub fn copy_fail(out: &mut Vec<u8>, reason: &str) {
     put(out, b'f', |b| put_str(b, reason));

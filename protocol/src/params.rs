@@ -11,7 +11,8 @@ pub struct Tracked {
 }
 
 /// Always tracked, in the order of PgBouncer's welcome.
-const BASE: [&str; 5] = ["DateStyle", "client_encoding", "TimeZone", "standard_conforming_strings", "application_name"];
+const BASE: [&str; 5] =
+    ["DateStyle", "client_encoding", "TimeZone", "standard_conforming_strings", "application_name"];
 
 impl Tracked {
     /// The five that always are, and `extra`. Names are compared without regard to case.

@@ -220,7 +220,10 @@ impl ServerMachine {
     /// Only an empty query can tell whether more `ReadyForQuery`s will come.
     pub fn needs_probe(&self) -> bool {
         let open = |o: &Owed| matches!(o.what, Owes::Syncs { at_least: 0, .. });
-        self.owed.len() == 1 && self.owed.front().is_some_and(open) && self.batch == Batch::Closed && !self.mid_message
+        self.owed.len() == 1
+            && self.owed.front().is_some_and(open)
+            && self.batch == Batch::Closed
+            && !self.mid_message
     }
 
     /// A message was sent to the server, or its first part: `complete` tells.
@@ -283,7 +286,9 @@ impl ServerMachine {
     }
 
     fn push(&mut self, what: Owes, origin: Origin) {
-        if let (Owes::Sync, Some(Owed { what: Owes::Syncs { at_least, at_most }, .. })) = (what, self.owed.back_mut()) {
+        if let (Owes::Sync, Some(Owed { what: Owes::Syncs { at_least, at_most }, .. })) =
+            (what, self.owed.back_mut())
+        {
             *at_least += 1;
             *at_most = at_most.saturating_add(1);
             return;
@@ -612,7 +617,11 @@ mod tests {
         assert!(machine.idle().is_some());
 
         let (mut machine, _) = after(failed);
-        assert_eq!(run(&mut machine, "~Q <ZI <I <ZI"), "fss", "it was not: the client gets its ReadyForQuery");
+        assert_eq!(
+            run(&mut machine, "~Q <ZI <I <ZI"),
+            "fss",
+            "it was not: the client gets its ReadyForQuery"
+        );
         assert!(machine.idle().is_some());
 
         // The next request's reply settles it just as well.

@@ -1,0 +1,377 @@
+//! From an accepted socket to a client that may work: encryption request, start-up packet, limits, login, welcome.
+
+mod auth;
+mod console_session;
+mod startup_params;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use protocol::auth::AuthRequest;
+use protocol::message::{self, TxStatus};
+use protocol::startup::{self, Parsed, Replication, Startup, StartupPacket};
+use tracing::{info, warn};
+
+use crate::cancel;
+use crate::client::{Admitted, Session};
+use crate::clients::{CancelKey, NewClient};
+use crate::config::Config;
+use crate::console::is_console;
+use crate::error::Refusal;
+use crate::lifecycle::Phase;
+use crate::listen::Accepted;
+use crate::net::{Conversation, Peer};
+use crate::params::ParamSet;
+use crate::pool::{Counting, Db, Grant, NoPool, Pool, Tally, User, Welcome};
+use crate::worker::{Leave, Local, Worker};
+
+use startup_params::ClientParams;
+
+/// Longest start-up packet, in bytes; PgBouncer's limit.
+const MAX_STARTUP: usize = 64 << 10;
+
+/// Newest minor version of protocol 3 that clients are offered.
+const NEWEST_MINOR: u16 = 0;
+
+/// Longest message during a login, in bytes: passwords and SASL messages.
+const MAX_LOGIN_MESSAGE: u32 = 64 << 10;
+
+/// Why a login ended without a session.
+pub(super) enum Denied {
+    /// The client is told why.
+    Refused(Refusal),
+    /// Nobody is there to be told, or nothing is to be said.
+    Silent,
+}
+
+impl From<Refusal> for Denied {
+    fn from(refusal: Refusal) -> Denied {
+        Denied::Refused(refusal)
+    }
+}
+
+impl From<std::io::Error> for Denied {
+    fn from(error: std::io::Error) -> Denied {
+        match error.kind() {
+            std::io::ErrorKind::InvalidData => Denied::Refused(Refusal::fatal(error.to_string())),
+            _ => Denied::Silent,
+        }
+    }
+}
+
+/// A connection on its way to a session.
+pub(super) struct Arrival {
+    pub(super) worker: Rc<Worker>,
+    pub(super) conversation: Conversation,
+    pub(super) remote: Peer,
+    pub(super) local: Peer,
+    pub(super) id: u64,
+    /// When it connected, in microseconds.
+    pub(super) since: u64,
+    /// `database/user@address`, as far as known, for the log.
+    pub(super) who: String,
+    counted: Counting,
+    leave: Leave,
+}
+
+/// Serves one accepted connection until its session, if it comes to one, has a task of its own.
+pub(crate) async fn admit(worker: Rc<Worker>, accepted: Accepted, leave: Leave) {
+    let Some(stream) = accepted.into_stream() else { return };
+    let shared = worker.shared.clone();
+    let (counted, sockets) = shared.clients.sockets.count();
+    let (remote, local) = (stream.remote(), stream.local());
+    let mut arrival = Arrival {
+        conversation: Conversation::new(stream, MAX_LOGIN_MESSAGE),
+        who: format!("(nodb)/(nouser)@{remote}"),
+        id: shared.next_id(),
+        since: shared.clock.micros(),
+        worker,
+        remote,
+        local,
+        counted,
+        leave,
+    };
+    shared.clients.logging_in.fetch_add(1, Relaxed);
+    let limit = shared.config.load().timeouts.client_login;
+    let outcome = within(limit, arrival.log_in(sockets), "client_login_timeout").await;
+    shared.clients.logging_in.fetch_sub(1, Relaxed);
+    match outcome {
+        Ok(Login::Session(session)) => arrival.start_session(*session).await,
+        Ok(Login::Console(rights)) => console_session::run(arrival, rights).await,
+        Ok(Login::Done) => {}
+        Err(denied) => arrival.turn_away(denied).await,
+    }
+}
+
+async fn within<T>(
+    limit: Option<Duration>,
+    work: impl Future<Output = Result<T, Denied>>,
+    text: &'static str,
+) -> Result<T, Denied> {
+    match limit {
+        Some(limit) => {
+            tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(Refusal::fatal(text).into()))
+        }
+        None => work.await,
+    }
+}
+
+enum Login {
+    Session(Box<Authenticated>),
+    Console(crate::console::Rights),
+    /// It was not a login: a cancel request.
+    Done,
+}
+
+/// A client that has proven who it is.
+struct Authenticated {
+    pool: Arc<Pool>,
+    login: Arc<User>,
+    params: ClientParams,
+    replication: Replication,
+    counted: [Counting; 2],
+}
+
+impl Arrival {
+    async fn log_in(&mut self, sockets: usize) -> Result<Login, Denied> {
+        let Some(startup) = self.read_startup().await? else { return Ok(Login::Done) };
+        let shared = self.worker.shared.clone();
+        let config = shared.config.load_full();
+        self.who = format!("{}/{}@{}", startup.database(), startup.user(), self.remote);
+        if startup.must_negotiate(NEWEST_MINOR) {
+            let mut out = Vec::new();
+            startup::encode_negotiate_protocol_version(&mut out, NEWEST_MINOR, startup.protocol_options());
+            self.conversation.send(&out).await?;
+        }
+        if is_console(startup.database()) {
+            return self.log_in_to_console(&config, &startup).await.map(Login::Console);
+        }
+        if sockets > config.limits.max_client_conn {
+            return Err(Refusal::fatal("no more connections allowed (max_client_conn)").into());
+        }
+        self.log_in_to_database(&config, &startup).await.map(|a| Login::Session(Box::new(a)))
+    }
+
+    /// Reads up to the start-up packet; `None` if it was a cancel request, which is dealt with.
+    async fn read_startup(&mut self) -> Result<Option<Startup>, Denied> {
+        loop {
+            let parsed = startup::parse(self.conversation.input(), MAX_STARTUP);
+            let (packet, used) = match parsed {
+                Ok(Parsed::Incomplete { .. }) => {
+                    self.conversation.read_more().await?;
+                    continue;
+                }
+                Ok(Parsed::Complete { packet, used }) => (packet, used),
+                Err(error) if error.is_silent() => return Err(Denied::Silent),
+                Err(error) => return Err(Refusal::fatal(error.to_string()).into()),
+            };
+            self.conversation.consume(used);
+            match packet {
+                StartupPacket::Ssl | StartupPacket::GssEnc => self.conversation.send(b"N").await?,
+                StartupPacket::Cancel(cancel) => {
+                    let key = CancelKey::from_request(cancel.pid, &cancel.secret);
+                    cancel::request(&self.worker.shared, key).await;
+                    return Ok(None);
+                }
+                StartupPacket::Startup(startup) => return Ok(Some(startup)),
+            }
+        }
+    }
+
+    async fn log_in_to_database(
+        &mut self,
+        config: &Config,
+        startup: &Startup,
+    ) -> Result<Authenticated, Denied> {
+        let shared = self.worker.shared.clone();
+        let params = ClientParams::read(startup, config, &shared.params.tracked, self.remote, self.local)?;
+        let login = shared.registry.user(startup.user());
+        let db = shared.registry.database(config, startup.database(), self.since);
+        let counted = self.count_client(config, db.as_ref().ok(), &login)?;
+        self.log_attempt(config, startup);
+        let keys = auth::authenticate(self, config, startup, db.as_ref().ok()).await?;
+        let db = db.map_err(|why| self.no_database(why, startup))?;
+        if db.disabled.load(Relaxed) {
+            return Err(self.no_database(NoPool::Disabled, startup).into());
+        }
+        if shared.phase() != Phase::Running {
+            return Err(Refusal::fatal("pooler is shutting down").into());
+        }
+        let pool = shared.registry.pool(&shared, &db, startup.user());
+        if let Some(keys) = keys
+            && db.spec.load().user.is_none()
+        {
+            pool.pass_through(keys);
+        }
+        Ok(Authenticated { pool, login, params, replication: startup.replication(), counted })
+    }
+
+    fn count_client(
+        &self,
+        config: &Config,
+        db: Option<&Arc<Db>>,
+        login: &User,
+    ) -> Result<[Counting; 2], Denied> {
+        let (user, users) = login.clients.count();
+        let user_limit = config.users.get(&login.name).and_then(|u| u.max_client_connections);
+        if user_limit.or(config.limits.max_user_client_connections).is_some_and(|most| users > most.get()) {
+            return Err(Refusal::fatal("client connections exceeded (max_user_client_connections)").into());
+        }
+        let Some(db) = db else {
+            let (nowhere, _) = Arc::new(Tally::default()).count();
+            return Ok([user, nowhere]);
+        };
+        let (database, clients) = db.clients.count();
+        let limit = db.spec.load().max_client_connections.or(config.limits.max_db_client_connections);
+        if limit.is_some_and(|most| clients > most.get()) {
+            return Err(Refusal::fatal("client connections exceeded (max_db_client_connections)").into());
+        }
+        Ok([user, database])
+    }
+
+    fn log_attempt(&self, config: &Config, startup: &Startup) {
+        if config.log.connections {
+            let (db, user) = (startup.database(), startup.user());
+            let replication = match startup.replication() {
+                Replication::Off => "no",
+                Replication::Logical => "database",
+                Replication::Physical => "yes",
+            };
+            info!(peer = %self.label(), "login attempt: db={db} user={user} tls=no replication={replication}");
+        }
+    }
+
+    fn no_database(&self, why: NoPool, startup: &Startup) -> Refusal {
+        let name: String = startup.database().chars().take(63).collect();
+        info!(peer = %self.label(), "login failed: db={name} user={}", startup.user());
+        match why {
+            NoPool::Unknown => Refusal::fatal(format!("no such database: {name}")),
+            NoPool::Disabled => Refusal::fatal(format!("database \"{name}\" is disabled")),
+        }
+    }
+
+    /// How the log names it.
+    pub(super) fn label(&self) -> String {
+        format!("C-{:#x}: {}", self.id, self.who)
+    }
+
+    /// Sends the welcome and gives the session its own task, so that what a login needs is freed.
+    async fn start_session(mut self, client: Authenticated) {
+        let config = self.worker.shared.config.load_full();
+        let left = config.timeouts.client_login.map(|limit| {
+            let used = self.worker.shared.clock.micros().saturating_sub(self.since);
+            limit.saturating_sub(Duration::from_micros(used))
+        });
+        let welcome =
+            within(left, self.await_welcome(&config, &client), "client_login_timeout (server down)").await;
+        let welcome = match welcome {
+            Ok(welcome) => welcome,
+            Err(denied) => return self.turn_away(denied).await,
+        };
+        let shared = self.worker.shared.clone();
+        let values = client.params.values.clone().or(welcome.defaults.values());
+        let params = shared.params.intern(values, false);
+        let info = shared.clients.add(NewClient {
+            id: self.id,
+            worker: self.worker.index,
+            pool: client.pool.clone(),
+            login: client.login,
+            remote: self.remote,
+            local: self.local,
+            replication: client.replication,
+            connected: self.since,
+            params: params.clone(),
+        });
+        let mut out = Vec::with_capacity(512);
+        write_welcome(&mut out, &welcome, &params, &self.worker);
+        message::backend_key_data(&mut out, info.key.pid, &info.key.secret);
+        message::ready_for_query(&mut out, TxStatus::Idle);
+        if self.conversation.send(&out).await.is_err() {
+            shared.clients.remove(info.key);
+            return;
+        }
+        client.pool.counters[self.worker.index].logins.add(1);
+        let wait_limit = wait_limit(&config, &client.pool, &info.login.name);
+        let replication = (client.replication != Replication::Off).then_some(client.params.for_server);
+        let (stream, input) = self.conversation.into_parts();
+        let session = Session::new(Admitted {
+            worker: self.worker.clone(),
+            local: Local::new(info),
+            stream,
+            input,
+            params,
+            wait_limit,
+            replication,
+            counted: (self.counted, client.counted),
+            leave: self.leave,
+        });
+        self.worker.spawn(session.run());
+    }
+
+    /// What servers of this pool say at their login; the first client of a pool waits for one.
+    async fn await_welcome(
+        &mut self,
+        config: &Config,
+        client: &Authenticated,
+    ) -> Result<Arc<Welcome>, Denied> {
+        let pool = &client.pool;
+        loop {
+            if let Some(welcome) = pool.welcome() {
+                return Ok(welcome);
+            }
+            let limit = wait_limit(config, pool, &client.login.name).map(|d| d.as_micros() as u64);
+            let home = self.worker.index;
+            let mut place = pool.wait(home, self.worker.shared.clock.micros(), limit, None);
+            pool.pump(&self.worker);
+            let grant = (&mut place.granted).await;
+            place.done = true;
+            match grant {
+                Ok(Grant::Server(server)) => pool.give_back(home, server),
+                Ok(Grant::Refused(refusal)) => return Err(refusal.into()),
+                Ok(Grant::Cancelled) => {}
+                Err(_) => return Err(Refusal::fatal("database removed").into()),
+            }
+        }
+    }
+
+    async fn turn_away(mut self, denied: Denied) {
+        let config = self.worker.shared.config.load_full();
+        let reason = match &denied {
+            Denied::Refused(refusal) => refusal.text().to_owned(),
+            Denied::Silent => "client unexpected eof".to_owned(),
+        };
+        if let Denied::Refused(refusal) = &denied {
+            if config.log.pooler_errors {
+                warn!(peer = %self.label(), "pooler error: {reason}");
+            }
+            let mut out = Vec::new();
+            refusal.encode(&mut out);
+            let _ =
+                tokio::time::timeout(Duration::from_secs(1), self.conversation.send_and_close(&out)).await;
+        }
+        if config.log.disconnections {
+            let age = self.worker.shared.clock.micros().saturating_sub(self.since) / 1_000_000;
+            info!(peer = %self.label(), "closing because: {reason} (age={age}s)");
+        }
+    }
+}
+
+/// How long a client waits for a server: its own limit, its database's, or everybody's.
+fn wait_limit(config: &Config, pool: &Pool, login: &str) -> Option<Duration> {
+    let user = config.users.get(login).and_then(|u| u.query_wait_timeout);
+    user.or(pool.db.spec.load().query_wait_timeout).unwrap_or(config.timeouts.query_wait)
+}
+
+fn write_welcome(out: &mut Vec<u8>, welcome: &Welcome, params: &ParamSet, worker: &Worker) {
+    AuthRequest::Ok.encode(out);
+    for (name, value) in &welcome.untracked {
+        message::parameter_status(out, name, value);
+    }
+    for (index, name) in worker.shared.params.tracked.names().enumerate() {
+        if let Some(value) = params.values().get(index) {
+            message::parameter_status(out, name, value);
+        }
+    }
+}

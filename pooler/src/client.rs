@@ -1,0 +1,261 @@
+//! The session of a client after its login: the one place that orders the steps of a query.
+//!
+//! ```text
+//!               request arrives                 a server is free
+//!     Unlinked ────────────────▶ (wait) ───────────────────────────▶ Linked
+//!        ▲                                                             │ relay both ways
+//!        └─────────── nothing owed, outside a transaction ◀────────────┘
+//!                     (session mode: only when the client leaves)
+//! ```
+//!
+//! One turn of the task reads what is ready on both sides, decides, and sends. It is polled by hand because the read
+//! buffer belongs to the worker and must not be kept across an await.
+
+mod link;
+mod relay;
+mod wait;
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use protocol::frame::Cutter;
+use protocol::session::ClientMachine;
+use protocol::startup::Replication;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tracing::{info, warn};
+
+use crate::config::PoolMode;
+use crate::error::Refusal;
+use crate::lifecycle::Phase;
+use crate::net::Stream;
+use crate::params::ParamSet;
+use crate::pool::{Counting, Pool};
+use crate::salvage;
+use crate::stats::Counters;
+use crate::unsent::Unsent;
+use crate::worker::{Leave, Local, Worker};
+
+use link::Link;
+
+/// A client that has logged in.
+pub(crate) struct Session {
+    worker: Rc<Worker>,
+    pool: Arc<Pool>,
+    local: Rc<Local>,
+    stream: Stream,
+    machine: ClientMachine,
+    cutter: Cutter,
+    /// Input that could not be dealt with yet: part of a header, or a request that waits for a server.
+    input: Vec<u8>,
+    /// `input` can be dealt with now.
+    resume: bool,
+    /// The rest of the current message is dropped.
+    dropping: bool,
+    unsent: Unsent,
+    /// The parameters this client wants.
+    params: Arc<ParamSet>,
+    link: Option<Box<Link>>,
+    /// `Terminate` came; what is owed is still passed on.
+    leaving: bool,
+    /// Longest wait for a server, in microseconds.
+    wait_limit: Option<u64>,
+    /// Start-up parameters for the server, of a replication client.
+    replication: Option<Vec<(String, String)>>,
+    _counted: (Counting, [Counting; 2]),
+    _leave: Leave,
+}
+
+/// What a login hands to the session.
+pub(crate) struct Admitted {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) local: Rc<Local>,
+    pub(crate) stream: Stream,
+    /// Bytes that came behind the login.
+    pub(crate) input: Vec<u8>,
+    pub(crate) params: Arc<ParamSet>,
+    pub(crate) wait_limit: Option<Duration>,
+    pub(crate) replication: Option<Vec<(String, String)>>,
+    pub(crate) counted: (Counting, [Counting; 2]),
+    pub(crate) leave: Leave,
+}
+
+/// What a turn came to.
+enum Step {
+    /// The request at the front of `input` needs a server, and none is free.
+    NeedServer,
+    End(End),
+}
+
+/// Why a session ends.
+#[derive(Debug)]
+enum End {
+    /// `Terminate`, and everything owed was passed on.
+    Terminated,
+    /// The connection is gone.
+    Gone,
+    /// The client is told why and closed.
+    Refused(Refusal),
+    /// The server has told the client itself, with its own `FATAL`.
+    ServerEnded,
+}
+
+impl Session {
+    pub(crate) fn new(admitted: Admitted) -> Session {
+        Session {
+            pool: admitted.local.info.pool.clone(),
+            worker: admitted.worker,
+            local: admitted.local,
+            stream: admitted.stream,
+            machine: ClientMachine::default(),
+            cutter: Cutter::default(),
+            resume: !admitted.input.is_empty(),
+            input: admitted.input,
+            dropping: false,
+            unsent: Unsent::default(),
+            params: admitted.params,
+            link: None,
+            leaving: false,
+            wait_limit: admitted.wait_limit.map(|d| d.as_micros() as u64),
+            replication: admitted.replication,
+            _counted: admitted.counted,
+            _leave: admitted.leave,
+        }
+    }
+
+    /// Serves the client until it leaves or is made to.
+    pub(crate) async fn run(mut self) {
+        self.worker.sessions.borrow_mut().insert(self.local.info.id, self.local.clone());
+        let end = loop {
+            match poll_fn(|cx| self.poll_turn(cx)).await {
+                Step::NeedServer => match self.wait_for_server().await {
+                    Ok(()) => self.resume = true,
+                    Err(end) => break end,
+                },
+                Step::End(end) => break end,
+            }
+        };
+        self.worker.sessions.borrow_mut().remove(&self.local.info.id);
+        self.worker.shared.clients.remove(self.local.info.key);
+        self.finish(end).await;
+    }
+
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        match self.turn(cx) {
+            Ok(None) => {
+                self.local.watch(cx.waker());
+                Poll::Pending
+            }
+            Ok(Some(step)) => Poll::Ready(step),
+            Err(end) => Poll::Ready(Step::End(end)),
+        }
+    }
+
+    /// Reads, decides and sends until neither side has anything more.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<Option<Step>, End> {
+        if let Some(refusal) = self.local.ended() {
+            return Err(End::Refused(refusal));
+        }
+        loop {
+            let mut moved = self.relay_server(cx)?;
+            if self.may_read_client() {
+                if std::mem::take(&mut self.resume) {
+                    let input = std::mem::take(&mut self.input);
+                    if let Some(step) = self.on_client(cx, &input)? {
+                        return Ok(Some(step));
+                    }
+                    moved = true;
+                } else {
+                    match self.read_client(cx)? {
+                        Poll::Ready(Some(step)) => return Ok(Some(step)),
+                        Poll::Ready(None) => moved = true,
+                        Poll::Pending => {}
+                    }
+                }
+            }
+            if !moved {
+                self.unsent.flush(cx, &mut self.stream).map_err(|_| End::Gone)?;
+                return Ok(None);
+            }
+        }
+    }
+
+    fn may_read_client(&self) -> bool {
+        !self.leaving && self.link.as_ref().is_none_or(|link| link.takes_requests())
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.pool.counters[self.worker.index]
+    }
+
+    fn mode(&self) -> PoolMode {
+        match self.local.info.replication {
+            Replication::Off => self.pool.rules.load().mode,
+            _ => PoolMode::Session,
+        }
+    }
+
+    /// The server goes back as soon as the client needs it no more, unless it is the client's for its whole session.
+    fn shares_servers(&self) -> bool {
+        // While the pooler shuts down, session-mode servers are given up between transactions as well.
+        self.mode() != PoolMode::Session
+    }
+
+    fn refuses_new_work(&self) -> bool {
+        self.worker.shared.phase() >= Phase::WaitForServers
+    }
+
+    async fn finish(mut self, end: End) {
+        let shared = self.worker.shared.clone();
+        let config = shared.config.load();
+        let (reason, told) = match &end {
+            End::Terminated => ("client close request".to_owned(), None),
+            End::Gone => ("client unexpected eof".to_owned(), None),
+            End::Refused(refusal) => (refusal.text().to_owned(), Some(refusal)),
+            End::ServerEnded => ("server conn crashed?".to_owned(), None),
+        };
+        let peer = self.local.info.peer();
+        if let Some(refusal) = told {
+            self.unsent.add(|out| refusal.encode(out));
+            if config.log.pooler_errors {
+                warn!(peer = %peer, "pooler error: {}", refusal.text());
+            }
+        }
+        if config.log.disconnections {
+            let age = shared.clock.micros().saturating_sub(self.local.info.connected) / 1_000_000;
+            info!(peer = %peer, "closing because: {reason} (age={age}s)");
+        }
+        if let Some(link) = self.link.take() {
+            let server = link.into_server();
+            let cancels = self.local.cancels.take();
+            self.worker.spawn(salvage::salvage(self.worker.clone(), server, cancels));
+        }
+        if !matches!(end, End::Gone) {
+            let _ = tokio::time::timeout(LAST_WORDS, self.say_last_words()).await;
+        }
+    }
+
+    /// Sends what is unsent, and reads until the client closes: closing with unread input would reset the connection
+    /// and take the last message with it.
+    async fn say_last_words(&mut self) {
+        let flushed = poll_fn(|cx| match self.unsent.flush(cx, &mut self.stream) {
+            Ok(()) if !self.unsent.is_empty() => Poll::Pending,
+            result => Poll::Ready(result),
+        });
+        if flushed.await.is_err() || self.stream.shutdown().await.is_err() {
+            return;
+        }
+        let mut buf = vec![0u8; 4096];
+        while matches!(self.stream.read(&mut buf).await, Ok(n) if n > 0) {}
+    }
+
+    fn touch(&self, now: u64) {
+        self.local.info.requested.store(now, Relaxed);
+    }
+}
+
+/// Time for a client to take its last message.
+const LAST_WORDS: Duration = Duration::from_secs(2);

@@ -1,0 +1,177 @@
+//! A session's hold on a server.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use protocol::message;
+use protocol::session::Origin;
+
+use super::{End, Session};
+use crate::clients::ClientState;
+use crate::config::PoolMode;
+use crate::salvage;
+use crate::server::{Server, ServerState};
+use crate::unsent::Unsent;
+
+/// A server, while a client has it.
+pub(super) struct Link {
+    pub(super) server: Box<Server>,
+    pub(super) unsent: Unsent,
+    /// The client's parameters are being set, and nobody has seen a server accept them: its requests wait.
+    pub(super) setting: bool,
+    /// The server has said why it ends the session.
+    pub(super) fatal: bool,
+    /// It takes no more bytes; what it still has to say is read.
+    pub(super) deaf: bool,
+    /// When the transaction began, in microseconds; 0 outside one.
+    pub(super) xact_since: u64,
+    /// When the round of requests at hand began; 0 if none is.
+    pub(super) query_since: u64,
+}
+
+impl Link {
+    pub(super) fn takes_requests(&self) -> bool {
+        !self.setting && self.unsent.is_empty() && !self.server.machine.is_overrun()
+    }
+
+    pub(super) fn into_server(self) -> Box<Server> {
+        self.server
+    }
+}
+
+impl Session {
+    /// Links an idle server of this worker, if there is one. False: the slow path is needed.
+    pub(super) fn link_now(&mut self, now: u64) -> bool {
+        if self.replication.is_some() {
+            return false;
+        }
+        self.pool.take_idle(self.worker.index, now).is_some_and(|server| self.link(server))
+    }
+
+    /// Takes hold of a server and brings it to the client's parameters. False if it turns out unusable.
+    pub(super) fn link(&mut self, mut server: Box<Server>) -> bool {
+        if server.move_to(self.worker.index).is_err() {
+            server.close("could not be moved to another worker");
+            return false;
+        }
+        let mut link = Link {
+            server,
+            unsent: Unsent::default(),
+            setting: false,
+            fatal: false,
+            deaf: false,
+            xact_since: 0,
+            query_since: 0,
+        };
+        let info = &link.server.info;
+        info.set_state(ServerState::Active);
+        info.client.store(self.local.info.id, Relaxed);
+        self.local.info.server.store(info.id, Relaxed);
+        self.local.info.set_state(ClientState::Active);
+        *self.local.server.borrow_mut() = Some(info.clone());
+        self.counters().assignments.add(1);
+        if !Arc::ptr_eq(&self.params, &link.server.params) {
+            self.bring_parameters(&mut link);
+        }
+        self.link = Some(Box::new(link));
+        true
+    }
+
+    /// Puts the statements in front of the request that give the server this client's parameters.
+    fn bring_parameters(&mut self, link: &mut Link) {
+        let mut sql = String::new();
+        let tracked = &self.worker.shared.params.tracked;
+        link.server.params.values().write_changes(self.params.values(), tracked, &mut sql);
+        if sql.is_empty() {
+            self.adopt(link.server.params.clone());
+            return;
+        }
+        link.unsent.add(|out| message::query(out, &sql));
+        link.server.machine.on_sent(b'Q', Origin::Pooler, true);
+        link.setting = !self.params.is_proven();
+        self.local.preparing.set(true);
+    }
+
+    /// The parameters of the linked server are the client's from now on.
+    pub(super) fn adopt(&mut self, params: Arc<crate::params::ParamSet>) {
+        if !Arc::ptr_eq(&self.params, &params) {
+            self.params = params.clone();
+            self.local.info.set_params(params);
+        }
+    }
+
+    /// Gives the server back if the client needs it no more.
+    pub(super) fn release_if_free(&mut self) {
+        let Some(link) = &self.link else { return };
+        let over = link.server.machine.idle().is_some() && link.unsent.is_empty() && !link.setting;
+        if over && self.shares_servers() {
+            self.release();
+        }
+    }
+
+    fn release(&mut self) {
+        let Some(link) = self.link.take() else { return };
+        self.adopt(link.server.params.clone());
+        self.unlinked();
+        let server = link.into_server();
+        let cancels = self.local.cancels.take();
+        if cancels.is_some() || self.pool.rules.load().must_reset() {
+            self.worker.spawn(salvage::salvage(self.worker.clone(), server, cancels));
+        } else if let Some(server) = server.into_idle() {
+            self.pool.give_back(self.worker.index, server);
+        }
+    }
+
+    fn unlinked(&self) {
+        *self.local.server.borrow_mut() = None;
+        self.local.busy.set(false);
+        self.local.info.server.store(0, Relaxed);
+        self.local.info.since.store(0, Relaxed);
+        self.local.info.set_state(ClientState::Idle);
+    }
+
+    /// A request of the client's begins to be answered.
+    pub(super) fn request_begins(&mut self, now: u64) {
+        let Some(link) = &mut self.link else { return };
+        if link.query_since == 0 {
+            link.query_since = now;
+            link.server.info.requested.store(now, Relaxed);
+            self.local.info.since.store(now, Relaxed);
+            self.local.busy.set(true);
+            self.local.request.set(self.local.request.get() + 1);
+            self.pool.counters[self.worker.index].queries.add(1);
+        }
+        if link.xact_since == 0 {
+            link.xact_since = now;
+            self.pool.counters[self.worker.index].xacts.add(1);
+        }
+    }
+
+    /// Nothing is owed any more.
+    pub(super) fn requests_answered(&mut self, now: u64) {
+        let Some(link) = &mut self.link else { return };
+        let counters = &self.pool.counters[self.worker.index];
+        if link.query_since != 0 {
+            counters.query_time.add(now - link.query_since);
+            link.query_since = 0;
+            self.local.info.since.store(0, Relaxed);
+            self.local.busy.set(false);
+        }
+        if link.xact_since != 0 && link.server.machine.idle().is_some() {
+            counters.xact_time.add(now - link.xact_since);
+            link.xact_since = 0;
+        }
+    }
+
+    /// The server's connection has ended.
+    pub(super) fn server_ended(&self) -> End {
+        match &self.link {
+            Some(link) if link.fatal => End::ServerEnded,
+            _ => End::Refused(crate::error::Refusal::fatal("server conn crashed?")),
+        }
+    }
+
+    pub(super) fn forbids_transactions(&self) -> bool {
+        self.mode() == PoolMode::Statement
+    }
+}

@@ -1,0 +1,332 @@
+//! Passing messages between a client and its server.
+
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use protocol::frame::{Piece, Whole};
+use protocol::message::{self, TxStatus};
+use protocol::session::{Origin, Request, Route};
+
+use super::{End, Session, Step};
+use crate::error::Refusal;
+
+impl Session {
+    // ---- from the client -------------------------------------------------------------------------------------
+
+    pub(super) fn read_client(&mut self, cx: &mut Context<'_>) -> Result<Poll<Option<Step>>, End> {
+        let worker = Rc::clone(&self.worker);
+        let mut buffer = worker.buffer.borrow_mut();
+        let n = match self.stream.poll_read_into(cx, &mut buffer) {
+            Poll::Pending => return Ok(Poll::Pending),
+            Poll::Ready(Ok(n)) if n > 0 => n,
+            Poll::Ready(_) => return Err(End::Gone),
+        };
+        self.counters().received.add(n as u64);
+        if self.input.is_empty() {
+            return self.on_client(cx, &buffer[..n]).map(Poll::Ready);
+        }
+        let mut input = std::mem::take(&mut self.input);
+        input.extend_from_slice(&buffer[..n]);
+        drop(buffer);
+        self.on_client(cx, &input).map(Poll::Ready)
+    }
+
+    /// Deals with what the client has sent. What has to wait is kept in `input`.
+    pub(super) fn on_client(&mut self, cx: &mut Context<'_>, input: &[u8]) -> Result<Option<Step>, End> {
+        let now = self.worker.shared.clock.micros();
+        let max_len = self.worker.shared.config.load().limits.max_packet_size;
+        self.touch(now);
+        let mut at = 0; // everything before is dealt with
+        let mut run = 0; // everything from here to `at` goes to the server
+        loop {
+            let cutter = self.cutter;
+            let piece = match self.cutter.next(&input[at..], &Whole::NONE, max_len) {
+                Ok(Some(piece)) => piece,
+                Ok(None) => break,
+                Err(error) => {
+                    self.forward(cx, &input[run..at])?;
+                    return Err(End::Refused(Refusal::fatal(error.to_string())));
+                }
+            };
+            let end = at + piece.bytes().len();
+            let forwarded = match piece {
+                Piece::Rest { complete, .. } => self.on_rest(complete),
+                Piece::Begin { tag, complete, .. } => match self.on_begin(tag, complete, now)? {
+                    Flow::Forward => true,
+                    Flow::Drop => false,
+                    Flow::Wait(step) => {
+                        self.cutter = cutter;
+                        self.forward(cx, &input[run..at])?;
+                        self.input = input[at..].to_vec();
+                        return Ok(step);
+                    }
+                    Flow::Leave => {
+                        self.forward(cx, &input[run..at])?;
+                        return self.leave();
+                    }
+                },
+            };
+            if !forwarded {
+                self.forward(cx, &input[run..at])?;
+                run = end;
+            }
+            at = end;
+        }
+        self.forward(cx, &input[run..at])?;
+        if at < input.len() {
+            self.input = input[at..].to_vec();
+        }
+        self.unsent.flush(cx, &mut self.stream).map_err(|_| End::Gone)?;
+        Ok(None)
+    }
+
+    /// The rest of a message. Returns whether it goes to the server.
+    fn on_rest(&mut self, complete: bool) -> bool {
+        match &mut self.link {
+            Some(link) if !self.dropping => {
+                link.server.machine.on_sent_rest(complete);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn on_begin(&mut self, tag: u8, complete: bool, now: u64) -> Result<Flow, End> {
+        let request = self.machine.on_message(tag);
+        self.dropping = true;
+        match request {
+            Request::Forward => self.on_request(tag, complete, now),
+            Request::ForwardIfLinked if self.link.is_some() => self.on_request(tag, complete, now),
+            Request::ForwardIfLinked | Request::Drop => Ok(Flow::Drop),
+            Request::Refuse => self.answer(|out| CANCELED.with(|e| e.encode_error(out))),
+            Request::RefuseAndReady => self.answer(|out| {
+                CANCELED.with(|e| e.encode_error(out));
+                message::ready_for_query(out, TxStatus::Idle);
+            }),
+            Request::Ready => self.answer(|out| message::ready_for_query(out, TxStatus::Idle)),
+            Request::Terminate => Ok(Flow::Leave),
+            Request::Unknown => Err(End::Refused(Refusal::fatal("unknown pkt"))),
+        }
+    }
+
+    fn answer(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Result<Flow, End> {
+        self.unsent.add(write);
+        Ok(Flow::Drop)
+    }
+
+    fn on_request(&mut self, tag: u8, complete: bool, now: u64) -> Result<Flow, End> {
+        if tag == b'Q' && self.worker.shared.config.load().params.refuse_simple_query {
+            return Err(End::Refused(Refusal::fatal("PQexec disallowed")));
+        }
+        if self.link.is_none() {
+            if self.refuses_new_work() {
+                return Err(End::Refused(Refusal::fatal("server shutting down")));
+            }
+            if !self.link_now(now) {
+                return Ok(Flow::Wait(Some(Step::NeedServer)));
+            }
+        }
+        let Some(link) = &mut self.link else { return Ok(Flow::Wait(Some(Step::NeedServer))) };
+        if link.setting {
+            self.resume = true;
+            return Ok(Flow::Wait(None));
+        }
+        link.server.machine.on_sent(tag, Origin::Client, complete);
+        self.dropping = false;
+        // COPY data and Flush are not requests of their own; late ones must not look like a running query.
+        if !link.server.machine.owes_nothing() || link.server.machine.batch_is_open() {
+            self.request_begins(now);
+        }
+        Ok(Flow::Forward)
+    }
+
+    /// Sends bytes to the server, behind what the pooler itself has put in front of them.
+    fn forward(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<(), End> {
+        let Some(link) = &mut self.link else { return Ok(()) };
+        if link.deaf || (bytes.is_empty() && link.unsent.is_empty()) {
+            return Ok(());
+        }
+        if link.unsent.send(cx, &mut link.server.stream, bytes).is_err() {
+            link.deaf = true; // it may have said why; reading tells
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self) -> Result<Option<Step>, End> {
+        let owed = self.link.as_ref().is_some_and(|link| {
+            let machine = &link.server.machine;
+            !machine.owes_nothing() && !machine.batch_is_open() && !machine.reads_copy()
+        });
+        if !owed {
+            return Err(End::Terminated);
+        }
+        self.leaving = true;
+        Ok(None)
+    }
+
+    // ---- from the server -------------------------------------------------------------------------------------
+
+    /// Sends what is unsent to either side, then reads the server if the client can take more. Returns whether
+    /// anything was read.
+    pub(super) fn relay_server(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if !self.unsent.is_empty() {
+            self.unsent.flush(cx, &mut self.stream).map_err(|_| End::Gone)?;
+        }
+        let Some(link) = &mut self.link else { return Ok(false) };
+        if !link.unsent.is_empty() && link.unsent.flush(cx, &mut link.server.stream).is_err() {
+            link.deaf = true;
+        }
+        if !self.unsent.is_empty() {
+            return Ok(false);
+        }
+        let worker = Rc::clone(&self.worker);
+        let mut buffer = worker.buffer.borrow_mut();
+        match link.server.stream.poll_read_into(cx, &mut buffer) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(n)) if n > 0 => {
+                self.counters().sent.add(n as u64);
+                self.on_server(cx, &buffer[..n])?;
+                Ok(true)
+            }
+            Poll::Ready(_) => Err(self.server_ended()),
+        }
+    }
+
+    /// Deals with what the server has sent.
+    fn on_server(&mut self, cx: &mut Context<'_>, read: &[u8]) -> Result<(), End> {
+        let Some(link) = &mut self.link else { return Ok(()) };
+        let max_len = self.worker.shared.config.load().limits.max_packet_size;
+        let mut carried = std::mem::take(&mut link.server.carry);
+        let input = if carried.is_empty() {
+            read
+        } else {
+            carried.extend_from_slice(read);
+            &carried
+        };
+        let worker = Rc::clone(&self.worker);
+        let mut out = Outcome::new(&worker);
+        let received = link.server.receive(input, max_len, |piece| out.add(input, piece));
+        let sent = match out.forward(input) {
+            [] => Ok(()),
+            bytes => self.unsent.send(cx, &mut self.stream, bytes),
+        };
+        link.fatal |= out.fatal;
+        let (own_answered, own_failed, block) = (out.own_answered, out.own_failed, out.block);
+        drop(out);
+        let used = received.map_err(|fault| {
+            tracing::warn!(peer = %self.local.info.peer(), "server broke the protocol: {fault}");
+            End::Refused(Refusal::fatal(fault.text()))
+        })?;
+        link.server.carry = input[used..].to_vec();
+        if own_failed {
+            return Err(End::Refused(Refusal::fatal("invalid server parameter")));
+        }
+        sent.map_err(|_| End::Gone)?;
+        if own_answered {
+            link.setting = false;
+            self.local.preparing.set(false);
+            let params = link.server.params.clone();
+            self.adopt(params);
+        }
+        if block && self.forbids_transactions() {
+            let text = "transaction blocks not allowed in statement pooling mode";
+            return Err(End::Refused(Refusal::fatal(text)));
+        }
+        self.after_replies(cx)
+    }
+
+    fn after_replies(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        let Some(link) = &mut self.link else { return Ok(()) };
+        if link.server.machine.needs_probe() {
+            link.server.machine.on_sent(b'Q', Origin::Pooler, true);
+            link.unsent.add(|out| message::query(out, ""));
+            return self.forward(cx, &[]);
+        }
+        if !link.server.machine.owes_nothing() {
+            return Ok(());
+        }
+        self.requests_answered(self.worker.shared.clock.micros());
+        if self.leaving {
+            return Err(End::Terminated);
+        }
+        self.release_if_free();
+        Ok(())
+    }
+}
+
+/// What becomes of a message from the client.
+enum Flow {
+    Forward,
+    Drop,
+    /// Not now: it and all behind it are kept.
+    Wait(Option<Step>),
+    Leave,
+}
+
+thread_local! {
+    /// PostgreSQL's words for a cancelled request.
+    static CANCELED: protocol::error_fields::ErrorMessage = protocol::error_fields::ErrorMessage::error(
+        protocol::sqlstate::SqlState::QUERY_CANCELED,
+        "canceling statement due to user request",
+    );
+}
+
+/// What one read from the server came to. The bytes for the client nearly always lie side by side; where swallowed
+/// replies stand between them they are gathered in the worker's scratch buffer.
+struct Outcome<'w> {
+    scratch: std::cell::RefMut<'w, Vec<u8>>,
+    run: std::ops::Range<usize>,
+    at: usize,
+    fatal: bool,
+    /// The pooler's own request was answered in full.
+    own_answered: bool,
+    own_failed: bool,
+    /// A transaction block was open at a `ReadyForQuery`.
+    block: bool,
+}
+
+impl<'w> Outcome<'w> {
+    fn new(worker: &'w crate::worker::Worker) -> Outcome<'w> {
+        let mut scratch = worker.scratch.borrow_mut();
+        scratch.clear();
+        Outcome {
+            scratch,
+            run: 0..0,
+            at: 0,
+            fatal: false,
+            own_answered: false,
+            own_failed: false,
+            block: false,
+        }
+    }
+
+    fn add(&mut self, input: &[u8], piece: &crate::server::Received<'_>) {
+        let end = self.at + piece.bytes.len();
+        match piece.route {
+            Route::Forward => {
+                if self.run.is_empty() {
+                    self.run = self.at..end;
+                } else if self.run.end == self.at {
+                    self.run.end = end;
+                } else {
+                    self.scratch.extend_from_slice(&input[self.run.clone()]);
+                    self.run = self.at..end;
+                }
+                self.fatal |= piece.fatal;
+                self.block |= piece.ready.is_some_and(|status| status != TxStatus::Idle);
+            }
+            Route::Swallow => self.own_answered |= piece.ready.is_some(),
+            Route::OwnRequestFailed => self.own_failed = true,
+        }
+        self.at = end;
+    }
+
+    /// All bytes for the client.
+    fn forward<'a>(&'a mut self, input: &'a [u8]) -> &'a [u8] {
+        if self.scratch.is_empty() {
+            return &input[self.run.clone()];
+        }
+        self.scratch.extend_from_slice(&input[self.run.clone()]);
+        &self.scratch
+    }
+}

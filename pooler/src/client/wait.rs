@@ -1,0 +1,140 @@
+//! Waiting for a server.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+
+use protocol::error_fields::ErrorMessage;
+
+use super::{End, Session};
+use crate::clients::ClientState;
+use crate::error::Refusal;
+use crate::pool::{Grant, Place};
+use crate::server::{self, IdleServer};
+
+const QUEUED: &str = "No server connection available in postgres backend, client being queued";
+
+/// A waiting client's further requests are read up to this many bytes, so that its leaving is noticed.
+const READ_AHEAD: usize = 32 << 10;
+
+impl Session {
+    /// Waits for a server and links it. Returns without one when the wait was cancelled: the request at hand is then
+    /// to be refused.
+    pub(super) async fn wait_for_server(&mut self) -> Result<(), End> {
+        let since = self.worker.shared.clock.micros();
+        self.local.info.since.store(since, Relaxed);
+        self.local.info.set_state(ClientState::Waiting);
+        let linked = match self.replication.clone() {
+            Some(params) => self.wait_for_own_server(&params).await,
+            None => self.wait_in_queue(since).await,
+        };
+        self.counters().wait_time.add(self.worker.shared.clock.micros() - since);
+        if self.link.is_none() {
+            self.local.info.since.store(0, Relaxed);
+            self.local.info.set_state(ClientState::Idle);
+        }
+        linked
+    }
+
+    async fn wait_in_queue(&mut self, since: u64) -> Result<(), End> {
+        if let Some(reason) = self.pool.failing() {
+            self.pool.try_again(&self.worker);
+            let text = format!("server login has been failing, cached error: {reason} (server_login_retry)");
+            return Err(End::Refused(Refusal::fatal(text)));
+        }
+        loop {
+            let mut place =
+                self.pool.wait(self.worker.index, since, self.wait_limit, Some(self.local.info.id));
+            self.local.ticket.set(Some(place.ticket));
+            self.pool.pump(&self.worker);
+            let grant = poll_fn(|cx| self.poll_wait(cx, &mut place)).await;
+            self.local.ticket.set(None);
+            match grant? {
+                Grant::Server(server) => {
+                    if server.into_clean().is_some_and(|server| self.link(server)) {
+                        return Ok(());
+                    }
+                    // It was gone before it could be used: in line again, at the old place.
+                }
+                Grant::Cancelled => {
+                    self.machine.refuse();
+                    return Ok(());
+                }
+                Grant::Refused(refusal) => return Err(End::Refused(refusal)),
+            }
+        }
+    }
+
+    /// The answer, unless the client leaves or is ended first.
+    fn poll_wait(&mut self, cx: &mut Context<'_>, place: &mut Place) -> Poll<Result<Grant, End>> {
+        if let Poll::Ready(grant) = Pin::new(&mut place.granted).poll(cx) {
+            place.done = true;
+            return Poll::Ready(grant.map_err(|_| End::Refused(Refusal::fatal("database removed"))));
+        }
+        self.poll_still_there(cx).map(Err)
+    }
+
+    /// Ready when the client is gone or was ended. Reads ahead, within bounds.
+    fn poll_still_there(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if let Some(refusal) = self.local.ended() {
+            return Poll::Ready(End::Refused(refusal));
+        }
+        if self.refuses_new_work() {
+            return Poll::Ready(End::Refused(Refusal::fatal("server shutting down")));
+        }
+        self.local.watch(cx.waker());
+        if self.local.long_wait.take() {
+            self.unsent.add(|out| ErrorMessage::notice(QUEUED).encode_notice(out));
+        }
+        if self.unsent.flush(cx, &mut self.stream).is_err() {
+            return Poll::Ready(End::Gone);
+        }
+        while self.input.len() < READ_AHEAD {
+            let mut buffer = self.worker.buffer.borrow_mut();
+            match self.stream.poll_read_into(cx, &mut buffer[..READ_AHEAD]) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(n)) if n > 0 => self.input.extend_from_slice(&buffer[..n]),
+                Poll::Ready(_) => return Poll::Ready(End::Gone),
+            }
+        }
+        Poll::Pending
+    }
+
+    /// A replication client gets a server connection of its own, opened with its own start-up parameters.
+    async fn wait_for_own_server(&mut self, params: &[(String, String)]) -> Result<(), End> {
+        let permit = loop {
+            let now = self.worker.shared.clock.micros();
+            if let Some(permit) = self.pool.admit(now) {
+                break permit;
+            }
+            self.pool.evict_one();
+            let since = self.local.info.since.load(Relaxed);
+            if self.wait_limit.is_some_and(|limit| now.saturating_sub(since) >= limit) {
+                return Err(End::Refused(Refusal::fatal("query_wait_timeout")));
+            }
+            self.or_gone(tokio::time::sleep(std::time::Duration::from_millis(50))).await?;
+        };
+        let (worker, pool) = (self.worker.clone(), self.pool.clone());
+        match self.or_gone(server::connect(&worker, &pool, permit, params)).await? {
+            Ok(server) => {
+                self.link(IdleServer::into_server(server));
+                Ok(())
+            }
+            Err(error) => {
+                tracing::warn!(peer = %self.local.info.peer(), "replication login failed: {error}");
+                Err(End::Refused(Refusal::fatal(error.for_replication_client())))
+            }
+        }
+    }
+
+    /// Runs something as long as the client is there.
+    async fn or_gone<T>(&mut self, work: impl Future<Output = T>) -> Result<T, End> {
+        let mut work = std::pin::pin!(work);
+        poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(result) => Poll::Ready(Ok(result)),
+            Poll::Pending => self.poll_still_there(cx).map(Err),
+        })
+        .await
+    }
+}

@@ -1,0 +1,165 @@
+//! Clients that have logged in, by the key that cancels their queries.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dashmap::DashMap;
+use protocol::startup::Replication;
+
+use crate::net::Peer;
+use crate::params::ParamSet;
+use crate::pool::{Pool, Tally, User};
+use crate::secrets::random;
+
+/// What a client sends to cancel its query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct CancelKey {
+    pub(crate) pid: u32,
+    pub(crate) secret: [u8; 4],
+}
+
+impl CancelKey {
+    /// As given in a `CancelRequest`; `None` if it can't be one of ours.
+    pub(crate) fn from_request(pid: u32, secret: &[u8]) -> Option<CancelKey> {
+        Some(CancelKey { pid, secret: secret.try_into().ok()? })
+    }
+
+    fn random() -> CancelKey {
+        let [a, b, c, d, secret @ ..] = random::<8>();
+        // Some drivers read the process id as a signed number and trip over a negative one.
+        CancelKey { pid: u32::from_be_bytes([a & 0x7f, b, c, d]), secret }
+    }
+}
+
+/// What a client is doing, in the console's terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum ClientState {
+    /// Not linked to a server.
+    Idle,
+    /// Linked to a server.
+    Active,
+    /// In the queue for one.
+    Waiting,
+}
+
+/// What others may know of a client while it is connected.
+#[derive(Debug)]
+pub(crate) struct ClientInfo {
+    pub(crate) id: u64,
+    pub(crate) key: CancelKey,
+    /// The worker that carries it.
+    pub(crate) worker: usize,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) login: Arc<User>,
+    pub(crate) remote: Peer,
+    pub(crate) local: Peer,
+    pub(crate) replication: Replication,
+    /// When it connected, in microseconds of the process's clock.
+    pub(crate) connected: u64,
+    state: AtomicU8,
+    /// When its last message came.
+    pub(crate) requested: AtomicU64,
+    /// When its query or its wait began; 0 without one.
+    pub(crate) since: AtomicU64,
+    /// Id of the linked server, or 0.
+    pub(crate) server: AtomicU64,
+    params: Mutex<Arc<ParamSet>>,
+}
+
+impl ClientInfo {
+    pub(crate) fn state(&self) -> ClientState {
+        match self.state.load(Relaxed) {
+            0 => ClientState::Idle,
+            1 => ClientState::Active,
+            _ => ClientState::Waiting,
+        }
+    }
+
+    pub(crate) fn set_state(&self, state: ClientState) {
+        self.state.store(state as u8, Relaxed);
+    }
+
+    pub(crate) fn params(&self) -> Arc<ParamSet> {
+        self.params.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_params(&self, params: Arc<ParamSet>) {
+        *self.params.lock().unwrap_or_else(PoisonError::into_inner) = params;
+    }
+
+    /// How the log names it.
+    pub(crate) fn peer(&self) -> String {
+        format!("C-{:#x}: {}/{}@{}", self.id, self.pool.db.name, self.login.name, self.remote)
+    }
+}
+
+/// Everything a new entry needs.
+pub(crate) struct NewClient {
+    pub(crate) id: u64,
+    pub(crate) worker: usize,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) login: Arc<User>,
+    pub(crate) remote: Peer,
+    pub(crate) local: Peer,
+    pub(crate) replication: Replication,
+    pub(crate) connected: u64,
+    pub(crate) params: Arc<ParamSet>,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(crate) struct Clients {
+    by_key: DashMap<CancelKey, Arc<ClientInfo>>,
+    /// Sockets of every kind, those logging in and the console's included.
+    pub(crate) sockets: Arc<Tally>,
+    /// Sockets that have not finished their login.
+    pub(crate) logging_in: AtomicUsize,
+}
+
+impl Clients {
+    /// Registers a client under a new key.
+    pub(crate) fn add(&self, new: NewClient) -> Arc<ClientInfo> {
+        loop {
+            let key = CancelKey::random();
+            let dashmap::Entry::Vacant(entry) = self.by_key.entry(key) else { continue };
+            let info = Arc::new(ClientInfo {
+                id: new.id,
+                key,
+                worker: new.worker,
+                pool: new.pool,
+                login: new.login,
+                remote: new.remote,
+                local: new.local,
+                replication: new.replication,
+                connected: new.connected,
+                state: AtomicU8::new(ClientState::Idle as u8),
+                requested: AtomicU64::new(new.connected),
+                since: AtomicU64::new(0),
+                server: AtomicU64::new(0),
+                params: Mutex::new(new.params),
+            });
+            entry.insert(info.clone());
+            return info;
+        }
+    }
+
+    pub(crate) fn remove(&self, key: CancelKey) {
+        self.by_key.remove(&key);
+    }
+
+    pub(crate) fn by_key(&self, key: CancelKey) -> Option<Arc<ClientInfo>> {
+        self.by_key.get(&key).map(|e| e.value().clone())
+    }
+
+    /// All, in the order in which they connected.
+    pub(crate) fn all(&self) -> Vec<Arc<ClientInfo>> {
+        let mut all: Vec<_> = self.by_key.iter().map(|e| e.value().clone()).collect();
+        all.sort_unstable_by_key(|c| c.id);
+        all
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+}

@@ -1,0 +1,35 @@
+//! The one call against the arrows: a client that asked for the console.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::control::Control;
+
+/// What a console client may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rights {
+    /// Everything (`admin_users`, or the owner of the process through the Unix socket).
+    Admin,
+    /// Look only (`stats_users`).
+    Stats,
+}
+
+/// Answers console commands. Implemented by the crate `admin`.
+pub trait Console: Send + Sync {
+    /// Runs one command and returns the messages that answer it, without the closing `ReadyForQuery`. Dropped if the
+    /// client leaves: a command that waits (`PAUSE`) stops waiting then.
+    fn execute<'a>(
+        &'a self,
+        control: &'a Control,
+        command: &'a str,
+        rights: Rights,
+    ) -> Pin<Box<dyn Future<Output = Vec<u8>> + 'a>>;
+
+    /// `server_version` in the console's welcome.
+    fn version(&self) -> String;
+}
+
+/// Databases that mean the console.
+pub(crate) fn is_console(database: &str) -> bool {
+    matches!(database, "pgbouncer" | "pgferry")
+}

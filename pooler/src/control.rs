@@ -1,0 +1,274 @@
+//! The handle for everything that is not a query: console commands, signals, reloads.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tracing::info;
+
+use crate::config::Config;
+use crate::error::Refusal;
+use crate::lifecycle::Phase;
+use crate::pool::{Db, Pool, PoolRules};
+use crate::shared::Shared;
+use crate::snapshot::{self, Counts, DatabaseRow, PoolRow, SocketRow, StatsRow};
+use crate::worker::Order;
+
+/// Steers a running pooler, from any thread.
+#[derive(Clone)]
+pub struct Control {
+    shared: Arc<Shared>,
+}
+
+/// Why a command was not carried out. The texts are PgBouncer's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControlError {
+    /// No such database.
+    NoSuchDatabase(String),
+    /// `PAUSE` or `KILL` while the process is paused.
+    AlreadyPaused,
+    /// `RESUME` while it is not.
+    NotPaused,
+    /// `RESUME db` for a database that is not paused.
+    DatabaseNotPaused(String),
+    /// `RESUME` during a shutdown.
+    ShuttingDown,
+}
+
+impl fmt::Display for ControlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ControlError::NoSuchDatabase(name) => write!(f, "no such database: {name}"),
+            ControlError::AlreadyPaused => f.write_str("already suspended/paused"),
+            ControlError::NotPaused => f.write_str("pooler is not paused/suspended"),
+            ControlError::DatabaseNotPaused(name) => write!(f, "database {name} is not paused"),
+            ControlError::ShuttingDown => f.write_str("pooler is shutting down"),
+        }
+    }
+}
+
+impl std::error::Error for ControlError {}
+
+/// How often a command that waits looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+impl Control {
+    pub(crate) fn new(shared: Arc<Shared>) -> Control {
+        Control { shared }
+    }
+
+    /// The configuration in effect.
+    pub fn config(&self) -> Arc<Config> {
+        self.shared.config.load_full()
+    }
+
+    /// The TCP port, or the number in the Unix socket's name.
+    pub fn port(&self) -> u16 {
+        self.shared.port()
+    }
+
+    /// Where the process stands.
+    pub fn phase(&self) -> Phase {
+        self.shared.phase()
+    }
+
+    /// Whether a global `PAUSE` is in effect.
+    pub fn is_paused(&self) -> bool {
+        self.shared.is_paused()
+    }
+
+    // ---- what there is ---------------------------------------------------------------------------------------
+
+    /// Every pool, by database and user.
+    pub fn pools(&self) -> Vec<PoolRow> {
+        snapshot::pools(&self.shared)
+    }
+
+    /// Every client, by number.
+    pub fn clients(&self) -> Vec<SocketRow> {
+        snapshot::clients(&self.shared)
+    }
+
+    /// Every server connection, by pool.
+    pub fn servers(&self) -> Vec<SocketRow> {
+        snapshot::servers(&self.shared)
+    }
+
+    /// Counters by database.
+    pub fn stats(&self) -> Vec<StatsRow> {
+        snapshot::stats(&self.shared)
+    }
+
+    /// Every database, by name.
+    pub fn databases(&self) -> Vec<DatabaseRow> {
+        snapshot::databases(&self.shared)
+    }
+
+    /// How many there are of what.
+    pub fn counts(&self) -> Counts {
+        snapshot::counts(&self.shared)
+    }
+
+    // ---- commands --------------------------------------------------------------------------------------------
+
+    /// `PAUSE`: no server is handed out any more; returns when all that were in use have been given back. Dropping
+    /// the future stops the waiting, not the pause.
+    ///
+    /// # Errors
+    /// Paused already, or no such database.
+    pub async fn pause(&self, database: Option<&str>) -> Result<(), ControlError> {
+        let pools = match database {
+            None => {
+                if self.shared.is_paused() {
+                    return Err(ControlError::AlreadyPaused);
+                }
+                self.shared.set_paused(true);
+                self.shared.registry.pools()
+            }
+            Some(name) => {
+                let db = self.database(name)?;
+                if self.shared.is_paused() {
+                    return Err(ControlError::AlreadyPaused);
+                }
+                db.paused.store(true, Relaxed);
+                db.pools()
+            }
+        };
+        pools.iter().for_each(|pool| pool.hold(true));
+        while pools.iter().any(|pool| pool.open.get() > 0) {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+
+    /// `RESUME`: ends a pause. The global form leaves databases alone that were paused by name.
+    ///
+    /// # Errors
+    /// Not paused, no such database, or shutting down.
+    pub fn resume(&self, database: Option<&str>) -> Result<(), ControlError> {
+        let pools = match database {
+            None => {
+                if !self.shared.is_paused() {
+                    return Err(ControlError::NotPaused);
+                }
+                if self.shared.phase() != Phase::Running {
+                    return Err(ControlError::ShuttingDown);
+                }
+                self.shared.set_paused(false);
+                self.shared.registry.pools()
+            }
+            Some(name) => {
+                let db = self.database(name)?;
+                if !db.paused.swap(false, Relaxed) {
+                    return Err(ControlError::DatabaseNotPaused(name.to_owned()));
+                }
+                db.pools()
+            }
+        };
+        for pool in pools {
+            pool.hold(self.shared.is_paused() || pool.db.paused.load(Relaxed));
+            self.pump(&pool);
+        }
+        Ok(())
+    }
+
+    /// `KILL`: ends all clients and servers of a database, or of every database in use, and pauses it.
+    ///
+    /// # Errors
+    /// Paused already, or no such database.
+    pub fn kill(&self, database: Option<&str>) -> Result<(), ControlError> {
+        let databases = match database {
+            None => {
+                self.shared.registry.databases().into_iter().filter(|db| !db.pools().is_empty()).collect()
+            }
+            Some(name) => vec![self.database(name)?],
+        };
+        if self.shared.is_paused() {
+            return Err(ControlError::AlreadyPaused);
+        }
+        for db in databases {
+            db.paused.store(true, Relaxed);
+            for pool in db.pools() {
+                pool.hold(true);
+                self.end_pool(&pool, "database removed");
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the process: at once, or when clients or servers have gone.
+    pub fn shutdown(&self, phase: Phase) {
+        if phase == Phase::WaitForServers {
+            self.shared.set_paused(true);
+            self.shared.registry.pools().iter().for_each(|pool| pool.hold(true));
+        }
+        self.shared.phase.send_if_modified(|current| {
+            let forward = phase > *current;
+            if forward {
+                *current = phase;
+            }
+            forward
+        });
+        (0..self.shared.worker_count()).for_each(|worker| self.shared.order(worker, Order::PhaseChanged));
+    }
+
+    /// Puts a new configuration into effect. What is fixed at start keeps its value.
+    pub fn reload(&self, mut config: Config) {
+        let old = self.shared.config.load_full();
+        config.listen = old.listen.clone();
+        config.workers = old.workers;
+        config.params.track_extra = old.params.track_extra.clone();
+        let config = Arc::new(config);
+        self.shared.config.store(config.clone());
+        for db in self.shared.registry.databases() {
+            self.reload_database(&config, &db);
+        }
+    }
+
+    fn reload_database(&self, config: &Config, db: &Arc<Db>) {
+        let spec = config.databases.get(&db.name).or(config.fallback.as_ref());
+        let Some(spec) = spec else {
+            info!("dropping database '{}' as it does not exist anymore or inactive auto-database", db.name);
+            db.pools().iter().for_each(|pool| self.end_pool(pool, "database removed"));
+            return self.shared.registry.remove_database(&db.name);
+        };
+        let old = db.spec.swap(spec.clone());
+        let moved = old.hosts != spec.hosts
+            || old.port != spec.port
+            || old.dbname != spec.dbname
+            || old.user != spec.user
+            || old.connect_query != spec.connect_query
+            || old.load_balance != spec.load_balance
+            || old.startup != spec.startup;
+        for pool in db.pools() {
+            let rules = PoolRules::new(config, spec, config.users.get(&pool.user.name));
+            pool.rules.store(Arc::new(rules));
+            if moved {
+                pool.renew("database configuration changed");
+            }
+            self.pump(&pool);
+        }
+    }
+
+    fn end_pool(&self, pool: &Arc<Pool>, why: &'static str) {
+        let refusal = Refusal::fatal(why);
+        for client in self.shared.clients.all().into_iter().filter(|c| Arc::ptr_eq(&c.pool, pool)) {
+            self.shared.order(client.worker, Order::End(client, refusal.clone()));
+        }
+        pool.refuse_waiting(&refusal);
+        pool.renew(why);
+        self.shared.registry.remove_pool(pool);
+    }
+
+    fn pump(&self, pool: &Arc<Pool>) {
+        (0..self.shared.worker_count())
+            .for_each(|worker| self.shared.order(worker, Order::Pump(pool.clone())));
+    }
+
+    fn database(&self, name: &str) -> Result<Arc<Db>, ControlError> {
+        let config = self.shared.config.load();
+        let found = self.shared.registry.database(&config, name, self.shared.clock.micros());
+        found.map_err(|_| ControlError::NoSuchDatabase(name.to_owned()))
+    }
+}

@@ -1,0 +1,14 @@
+//! From running to stopped.
+
+/// Where the process stands. Phases only move forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Serving.
+    Running,
+    /// No new clients; those connected work on until they leave (`SHUTDOWN WAIT_FOR_CLIENTS`, SIGTERM).
+    WaitForClients,
+    /// No new clients; connected ones end when they need a server (`SHUTDOWN WAIT_FOR_SERVERS`, SIGINT).
+    WaitForServers,
+    /// Over: everything is dropped.
+    Stopped,
+}

@@ -1,0 +1,256 @@
+//! Listening sockets, and handing accepted connections to workers.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream as StdUnixStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{TcpStream, UnixStream};
+use tracing::{info, warn};
+
+use crate::config::{Listen, ListenAddr, UnixListen};
+use crate::net::{Stream, sockopt};
+use crate::shared::Shared;
+
+/// A connection that has been accepted but belongs to no event loop yet.
+pub(crate) enum Accepted {
+    Tcp(std::net::TcpStream),
+    Unix(StdUnixStream),
+}
+
+impl Accepted {
+    /// Makes the calling thread's event loop watch it.
+    pub(crate) fn into_stream(self) -> Option<Stream> {
+        match self {
+            Accepted::Tcp(s) => TcpStream::from_std(s).ok().map(Stream::Tcp),
+            Accepted::Unix(s) => UnixStream::from_std(s).ok().map(Stream::Unix),
+        }
+    }
+}
+
+/// A bound listening socket.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP.
+    Tcp(std::net::TcpListener),
+    /// A Unix socket and the file to remove at the end (none for an abstract one).
+    Unix(UnixListener, Option<PathBuf>),
+}
+
+/// Why nothing can be listened on.
+#[derive(Debug)]
+pub enum ListenError {
+    /// No address is configured.
+    Nowhere,
+    /// Every TCP address failed.
+    NoAddress(String),
+    /// The Unix socket could not be made.
+    Unix(PathBuf, io::Error),
+    /// Another process listens on the Unix socket.
+    UnixInUse(PathBuf),
+}
+
+impl std::fmt::Display for ListenError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ListenError::Nowhere => f.write_str("nowhere to listen on"),
+            ListenError::NoAddress(list) => {
+                write!(f, "failed to listen on any address in listen_addr list: {list}")
+            }
+            ListenError::Unix(path, error) => {
+                write!(f, "failed to create unix socket {}: {error}", path.display())
+            }
+            ListenError::UnixInUse(path) => {
+                write!(f, "unix socket is in use, cannot continue: {}", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for ListenError {}
+
+impl Listener {
+    /// The TCP port.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Listener::Tcp(l) => l.local_addr().ok().map(|a| a.port()),
+            Listener::Unix(..) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Listener::Tcp(l) => l.local_addr().map_or(Err(std::fmt::Error), |a| a.fmt(f)),
+            Listener::Unix(_, Some(path)) => write!(f, "unix:{}", path.display()),
+            Listener::Unix(_, None) => f.write_str("unix:(abstract)"),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Listener::Unix(_, Some(path)) = self {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Binds everything that is configured. One TCP address that fails is a warning as long as another works.
+///
+/// # Errors
+/// Nothing to listen on, or the Unix socket can't be made.
+pub fn bind(listen: &Listen) -> Result<Vec<Listener>, ListenError> {
+    let mut listeners = Vec::new();
+    let mut port = listen.port;
+    for listed in &listen.addrs {
+        for address in resolve(listed, port) {
+            let bound = address.and_then(|address| bind_tcp(address, listen));
+            match bound {
+                Ok(listener) => {
+                    let listener = Listener::Tcp(listener);
+                    port = listener.port().unwrap_or(port); // further addresses take the port the kernel chose
+                    info!("listening on {listener}");
+                    listeners.push(listener);
+                }
+                Err(error) => warn!("cannot listen on {listed:?}: {error}"),
+            }
+        }
+    }
+    if listeners.is_empty() && !listen.addrs.is_empty() {
+        return Err(ListenError::NoAddress(format!("{:?}", listen.addrs)));
+    }
+    if let Some(unix) = &listen.unix {
+        listeners.push(bind_unix(unix, port, listen.backlog)?);
+    }
+    if listeners.is_empty() { Err(ListenError::Nowhere) } else { Ok(listeners) }
+}
+
+fn resolve(address: &ListenAddr, port: u16) -> Vec<io::Result<SocketAddr>> {
+    match address {
+        ListenAddr::Ip(ip) => vec![Ok(SocketAddr::new(*ip, port))],
+        ListenAddr::Any => [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)]
+            .map(|ip| Ok(SocketAddr::new(ip, port)))
+            .into(),
+        ListenAddr::Name(name) => match (name.as_str(), port).to_socket_addrs() {
+            Ok(addresses) => addresses.map(Ok).collect(),
+            Err(error) => vec![Err(error)],
+        },
+    }
+}
+
+fn bind_tcp(address: SocketAddr, listen: &Listen) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    if listen.reuse_port {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(listen.backlog.min(i32::MAX as u32) as i32)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+fn bind_unix(unix: &UnixListen, port: u16, backlog: u32) -> Result<Listener, ListenError> {
+    let path = unix.dir.join(format!(".s.PGSQL.{port}"));
+    let failed = |error| ListenError::Unix(path.clone(), error);
+    let is_abstract = unix.dir.to_str().is_some_and(|d| d.starts_with('@'));
+    let address = match (is_abstract, path.to_str()) {
+        (true, Some(name)) => socket2::SockAddr::unix(format!("\0{}", &name[1..])),
+        _ => socket2::SockAddr::unix(&path),
+    };
+    let address = address.map_err(failed)?;
+    if !is_abstract {
+        if StdUnixStream::connect(&path).is_ok() {
+            return Err(ListenError::UnixInUse(path));
+        }
+        let _ = std::fs::remove_file(&path); // left by a process that was killed
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
+    socket.bind(&address).map_err(failed)?;
+    if !is_abstract {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(unix.mode)).map_err(failed)?;
+        if let Some(group) = &unix.group {
+            let gid = group_id(group).map_err(failed)?;
+            std::os::unix::fs::chown(&path, None, Some(gid)).map_err(failed)?;
+        }
+    }
+    socket.listen(backlog.min(i32::MAX as u32) as i32).map_err(failed)?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    info!("listening on unix:{}", path.display());
+    Ok(Listener::Unix(socket.into(), (!is_abstract).then_some(path)))
+}
+
+/// Number of a group, given by number or by name.
+fn group_id(group: &str) -> io::Result<u32> {
+    if let Ok(gid) = group.parse() {
+        return Ok(gid);
+    }
+    let found = nix::unistd::Group::from_name(group)?;
+    let unknown = || io::Error::new(io::ErrorKind::NotFound, format!("unknown group {group:?}"));
+    found.map(|g| g.gid.as_raw()).ok_or_else(unknown)
+}
+
+/// Accepts connections and gives each to the worker with the fewest, until the future is dropped.
+pub(crate) async fn accept(shared: Arc<Shared>, listener: Listener) {
+    let acceptor = match Acceptor::new(&listener) {
+        Ok(acceptor) => acceptor,
+        Err(error) => return warn!("cannot watch {listener}: {error}"),
+    };
+    let mut last_complaint: Option<tokio::time::Instant> = None;
+    loop {
+        match acceptor.accept(&shared).await {
+            Ok(accepted) => {
+                let workers = shared.workers.get().map_or(&[][..], Vec::as_slice);
+                if let Some(worker) = workers.iter().min_by_key(|w| w.load()) {
+                    worker.accept(accepted);
+                }
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: connections wait in the backlog until some are closed.
+                if last_complaint.is_none_or(|at| at.elapsed() > Duration::from_secs(10)) {
+                    warn!("cannot accept a connection on {listener}: {error}");
+                    last_complaint = Some(tokio::time::Instant::now());
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// A listening socket, watched by the event loop of the thread that accepts.
+enum Acceptor {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
+}
+
+impl Acceptor {
+    fn new(listener: &Listener) -> io::Result<Acceptor> {
+        Ok(match listener {
+            Listener::Tcp(l) => Acceptor::Tcp(tokio::net::TcpListener::from_std(l.try_clone()?)?),
+            Listener::Unix(l, _) => Acceptor::Unix(tokio::net::UnixListener::from_std(l.try_clone()?)?),
+        })
+    }
+
+    /// The next connection, taken off this thread's event loop again.
+    async fn accept(&self, shared: &Shared) -> io::Result<Accepted> {
+        match self {
+            Acceptor::Tcp(l) => {
+                let (stream, _) = l.accept().await?;
+                let stream = stream.into_std()?;
+                // A connection that was reset meanwhile takes no options; its worker will find out.
+                let _ = sockopt::apply(SockRef::from(&stream), &shared.config.load().socket);
+                Ok(Accepted::Tcp(stream))
+            }
+            Acceptor::Unix(l) => Ok(Accepted::Unix(l.accept().await?.0.into_std()?)),
+        }
+    }
+}

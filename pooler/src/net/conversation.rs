@@ -1,0 +1,90 @@
+use std::io;
+
+use protocol::frame::{Cutter, HEADER_LEN, Piece, Whole};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::Stream;
+
+/// Talks over a stream one whole message at a time: logins, the console, the pooler's own requests. Not for the data
+/// path: every message is gathered.
+pub(crate) struct Conversation {
+    pub(crate) stream: Stream,
+    buf: Vec<u8>,
+    max_len: u32,
+}
+
+/// More than this of one message is only read as it comes, whatever its length claims.
+const READ_STEP: usize = 4096;
+
+impl Conversation {
+    /// `max_len` bounds a message in bytes, its type byte included.
+    pub(crate) fn new(stream: Stream, max_len: u32) -> Conversation {
+        Conversation { stream, buf: Vec::new(), max_len }
+    }
+
+    /// The stream; nothing must be left unread.
+    pub(crate) fn into_stream(self) -> Stream {
+        self.stream
+    }
+
+    /// The stream and what was read but not asked for.
+    pub(crate) fn into_parts(self) -> (Stream, Vec<u8>) {
+        (self.stream, self.buf)
+    }
+
+    /// Bytes that were read and not asked for.
+    pub(crate) fn input(&self) -> &[u8] {
+        &self.buf
+    }
+
+    /// Drops bytes from the front of the input.
+    pub(crate) fn consume(&mut self, n: usize) {
+        self.buf.drain(..n);
+    }
+
+    /// Reads more into the input. Cancel-safe.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` at the end of the stream.
+    pub(crate) async fn read_more(&mut self) -> io::Result<()> {
+        self.buf.reserve(READ_STEP);
+        match self.stream.read_buf(&mut self.buf).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The next message: tag and body. Cancel-safe.
+    ///
+    /// # Errors
+    /// `InvalidData` for a header that no message has, `UnexpectedEof` at the end of the stream.
+    pub(crate) async fn next(&mut self) -> io::Result<(u8, Vec<u8>)> {
+        const ALL: Whole = Whole::ALL;
+        loop {
+            let cut = Cutter::default().next(&self.buf, &ALL, self.max_len);
+            let cut = cut.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+            if let Some(Piece::Begin { tag, bytes, .. }) = cut {
+                let len = bytes.len();
+                let body = bytes[HEADER_LEN..].to_vec();
+                self.buf.drain(..len);
+                return Ok((tag, body));
+            }
+            self.read_more().await?;
+        }
+    }
+
+    /// Sends a last message, and reads until the peer closes: closing with unread input would reset the connection
+    /// and take the message with it.
+    pub(crate) async fn send_and_close(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.send(bytes).await?;
+        self.stream.shutdown().await?;
+        let mut buf = vec![0u8; READ_STEP];
+        while self.stream.read(&mut buf).await? > 0 {}
+        Ok(())
+    }
+
+    /// Sends all of `bytes`.
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await
+    }
+}

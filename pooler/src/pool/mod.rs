@@ -1,0 +1,538 @@
+//! Pools: one for each database and server-side user, shared by all workers.
+//!
+//! ```text
+//!                 take_idle             give_back
+//!    client ◀──────────────── idle ◀──────────────── client
+//!       │                      ▲ │
+//!       │ none idle            │ └── janitor: too old, idle too long, gone ──▶ closed
+//!       ▼                      │
+//!    waiting ── pump: another worker's idle server, else open one if the limits allow ──▶ served
+//! ```
+
+mod census;
+mod janitor;
+mod registry;
+mod rules;
+mod shard;
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use protocol::auth::scram::Keys;
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+pub(crate) use census::{Census, Counted, Counting, Full, Permit, Tally};
+pub(crate) use registry::{Db, NoPool, Registry, User};
+pub(crate) use rules::PoolRules;
+pub(crate) use shard::{Shard, whom_to_serve};
+
+use crate::error::Refusal;
+use crate::params::ParamSet;
+use crate::server::{self, ConnectError, IdleServer, Server, ServerInfo, ServerState};
+use crate::shared::Shared;
+use crate::stats::{Counters, Totals};
+use crate::worker::{Order, Worker};
+
+/// Connections of one pool that may be opening at the same time; one while the server refuses.
+const CONNECTING_AT_ONCE: usize = 4;
+
+/// What a waiting client gets.
+pub(crate) enum Grant {
+    Server(IdleServer),
+    /// Its wait was cancelled (`CancelRequest`).
+    Cancelled,
+    Refused(Refusal),
+}
+
+/// A client in the queue.
+pub(crate) struct Waiter {
+    pub(crate) answer: oneshot::Sender<Grant>,
+    /// Longest wait in microseconds, for the client's login user.
+    pub(crate) limit: Option<u64>,
+    /// Id of a client that is to be told when it has waited long.
+    pub(crate) notify: Option<u64>,
+}
+
+/// What a server told at its login and every client of the pool is told at its own, in that order.
+#[derive(Debug)]
+pub(crate) struct Welcome {
+    /// Reported parameters that are not tracked.
+    pub(crate) untracked: Vec<(String, String)>,
+    /// Tracked parameters as the server has them for this user and database.
+    pub(crate) defaults: Arc<ParamSet>,
+}
+
+/// Why the last attempt to reach the server failed.
+#[derive(Debug, Clone)]
+struct Failure {
+    reason: String,
+    /// No further attempt before, in microseconds.
+    retry_at: u64,
+}
+
+#[derive(Debug, Default)]
+struct Dialling {
+    connecting: usize,
+    failure: Option<Failure>,
+    next_host: usize,
+    /// When a server was last closed for its age, to spread such closings out.
+    last_expiry: u64,
+}
+
+/// One database, one server-side user.
+pub(crate) struct Pool {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) db: Arc<Db>,
+    pub(crate) user: Arc<User>,
+    pub(crate) rules: ArcSwap<PoolRules>,
+    pub(crate) shards: Box<[Shard<IdleServer, Waiter>]>,
+    pub(crate) counters: Box<[Counters]>,
+    pub(crate) open: Arc<Tally>,
+    /// Every server connection, whoever has it.
+    members: Mutex<HashMap<u64, Arc<ServerInfo>>>,
+    /// Servers opened under an older number are closed instead of being used again.
+    generation: AtomicU64,
+    held: AtomicBool,
+    dialling: Mutex<Dialling>,
+    welcome: ArcSwap<Option<Arc<Welcome>>>,
+    /// Keys that a client's SCRAM login disclosed, for logging in to the server with the same verifier.
+    passed_through: Mutex<Option<Keys>>,
+    /// Totals at the last two ends of the statistics period.
+    pub(crate) periods: Mutex<[Totals; 2]>,
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pool {
+    fn new(shared: &Arc<Shared>, db: Arc<Db>, user: Arc<User>, rules: PoolRules) -> Pool {
+        let workers = shared.worker_count();
+        Pool {
+            shared: shared.clone(),
+            db,
+            user,
+            rules: ArcSwap::from_pointee(rules),
+            shards: (0..workers).map(|_| Shard::default()).collect(),
+            counters: (0..workers).map(|_| Counters::default()).collect(),
+            open: Arc::default(),
+            members: Mutex::default(),
+            generation: AtomicU64::new(0),
+            held: AtomicBool::new(false),
+            dialling: Mutex::default(),
+            welcome: ArcSwap::from_pointee(None),
+            passed_through: Mutex::default(),
+            periods: Mutex::default(),
+        }
+    }
+
+    // ---- loan and return -------------------------------------------------------------------------------------
+
+    /// An idle server of this worker that can be used at once.
+    pub(crate) fn take_idle(&self, home: usize, now: u64) -> Option<Box<Server>> {
+        if self.held.load(Relaxed) {
+            return None;
+        }
+        let rules = self.rules.load();
+        loop {
+            let server = self.shards[home].take_idle(rules.server.round_robin)?;
+            if rules.must_check(server.idle_since(), now) {
+                self.shards[home].put_idle(server);
+                return None; // the slow path checks it first
+            }
+            if let Some(server) = server.into_clean() {
+                return Some(server);
+            }
+        }
+    }
+
+    /// Takes back a server: to the client that waits longest, else among the idle ones.
+    pub(crate) fn give_back(&self, home: usize, mut server: IdleServer) {
+        if let Some(reason) = self.why_close(&server) {
+            return server.close(reason);
+        }
+        loop {
+            let Some(index) = whom_to_serve(&self.shards, home) else {
+                self.shards[home].put_idle(server);
+                // A client may have joined a queue in between; see the module `shard`.
+                if whom_to_serve(&self.shards, home).is_none() {
+                    return;
+                }
+                match self.shards[home].take_idle(false) {
+                    Some(again) => server = again,
+                    None => return,
+                }
+                continue;
+            };
+            let Some(waiter) = self.shards[index].first_waiting() else { continue };
+            match waiter.answer.send(Grant::Server(server)) {
+                Ok(()) => return,
+                Err(Grant::Server(back)) => server = back, // that client has just left
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn why_close(&self, server: &IdleServer) -> Option<&'static str> {
+        let now = self.shared.clock.micros();
+        if server.info().generation != self.generation.load(Relaxed) || server.info().must_close() {
+            return Some("close_needed");
+        }
+        if self.held.load(Relaxed) {
+            return Some("pause mode");
+        }
+        if self.rules.load().total().is_some_and(|most| self.open.get() > most) {
+            return Some("too many servers in the pool");
+        }
+        self.lifetime_over(server.info(), now).then_some("server lifetime over")
+    }
+
+    /// Old enough to be closed, and no other was closed for its age just now.
+    fn lifetime_over(&self, info: &ServerInfo, now: u64) -> bool {
+        let rules = self.rules.load();
+        let lifetime = rules.lifetime.as_micros() as u64;
+        if now.saturating_sub(info.opened) < lifetime {
+            return false;
+        }
+        let pause = lifetime / rules.size.unwrap_or(1).max(1) as u64;
+        let mut dialling = lock(&self.dialling);
+        let due = lifetime == 0 || now.saturating_sub(dialling.last_expiry) >= pause;
+        if due {
+            dialling.last_expiry = now;
+        }
+        due
+    }
+
+    // ---- waiting ---------------------------------------------------------------------------------------------
+
+    /// Joins the queue of this worker, with the place of somebody who came at `since`.
+    pub(crate) fn wait(
+        self: &Arc<Self>,
+        home: usize,
+        since: u64,
+        limit: Option<u64>,
+        notify: Option<u64>,
+    ) -> Place {
+        let (answer, granted) = oneshot::channel();
+        let ticket = self.shards[home].wait(since, Waiter { answer, limit, notify });
+        Place { pool: self.clone(), home, ticket, granted, done: false }
+    }
+
+    /// Ends a client's wait as cancelled. False: it was served before.
+    pub(crate) fn cancel_wait(&self, home: usize, ticket: u64) -> bool {
+        let waiter = self.shards[home].leave(ticket);
+        waiter.is_some_and(|w| w.answer.send(Grant::Cancelled).is_ok())
+    }
+
+    /// Refuses every waiting client.
+    pub(crate) fn refuse_waiting(&self, refusal: &Refusal) {
+        for shard in &self.shards {
+            for waiter in shard.drain_waiting(|_, _| true) {
+                let _ = waiter.answer.send(Grant::Refused(refusal.clone()));
+            }
+        }
+    }
+
+    /// When the client that waits longest joined, in microseconds.
+    pub(crate) fn oldest_wait(&self) -> Option<u64> {
+        self.shards.iter().filter_map(Shard::oldest_wait).min()
+    }
+
+    /// Does what can be done for the clients that wait on this worker.
+    pub(crate) fn pump(self: &Arc<Self>, worker: &Rc<Worker>) {
+        if self.held.load(Relaxed) {
+            return;
+        }
+        let home = worker.index;
+        while self.shards[home].oldest_wait().is_some() {
+            let Some(server) = self.any_idle(home) else { break };
+            if self.rules.load().must_check(server.idle_since(), self.shared.clock.micros()) {
+                worker.spawn(server::check(worker.clone(), server));
+            } else if let Some(server) = server.into_clean().and_then(Server::into_idle) {
+                self.give_back(home, server);
+            }
+        }
+        while self.wants_more() {
+            let Some(permit) = self.begin_connect() else { break };
+            worker.spawn(self.clone().open_one(worker.clone(), permit));
+        }
+    }
+
+    fn any_idle(&self, home: usize) -> Option<IdleServer> {
+        let fifo = self.rules.load().server.round_robin;
+        let others = (0..self.shards.len()).filter(|i| *i != home);
+        std::iter::once(home).chain(others).find_map(|i| self.shards[i].take_idle(fifo))
+    }
+
+    fn wants_more(&self) -> bool {
+        let waiting: usize = self.shards.iter().map(|s| s.counts().1).sum();
+        waiting > lock(&self.dialling).connecting
+    }
+
+    // ---- opening ---------------------------------------------------------------------------------------------
+
+    /// Permission to open a connection now, counted as connecting.
+    pub(crate) fn begin_connect(self: &Arc<Self>) -> Option<Permit> {
+        let now = self.shared.clock.micros();
+        {
+            let dialling = lock(&self.dialling);
+            let most = if dialling.failure.is_some() { 1 } else { CONNECTING_AT_ONCE };
+            let too_early = dialling.failure.as_ref().is_some_and(|f| now < f.retry_at);
+            if too_early || dialling.connecting >= most {
+                return None;
+            }
+        }
+        let permit = self.admit(now)?;
+        lock(&self.dialling).connecting += 1;
+        Some(permit)
+    }
+
+    /// A place in every count, making room among idle servers where another pool shares the limit.
+    pub(crate) fn admit(self: &Arc<Self>, now: u64) -> Option<Permit> {
+        let rules = self.rules.load();
+        let mut most = rules.size;
+        let patience = rules.reserve_after.map(|d| d.as_micros() as u64);
+        let late = |since: u64| patience.is_some_and(|p| now.saturating_sub(since) >= p);
+        if rules.reserve > 0 && self.oldest_wait().is_some_and(late) {
+            most = rules.total();
+        }
+        let counted = Counted {
+            pool: (&self.open, most),
+            database: (&self.db.servers, rules.max_db),
+            user: (&self.user.servers, rules.max_user),
+        };
+        let census = &self.shared.census;
+        let permit = census.admit(&counted).or_else(|full| match self.evict_for(full) {
+            true => census.admit(&counted),
+            false => Err(full),
+        });
+        let permit = permit.ok()?;
+        if rules.size.is_some_and(|size| self.open.get() > size) {
+            warn!(peer = %self.name(), "taking connection from reserve_pool");
+        }
+        Some(permit)
+    }
+
+    /// Opens a connection if it is time for another attempt, although nobody waits.
+    pub(crate) fn try_again(self: &Arc<Self>, worker: &Rc<Worker>) {
+        if let Some(permit) = self.begin_connect() {
+            worker.spawn(self.clone().open_one(worker.clone(), permit));
+        }
+    }
+
+    /// Closes an idle server of this pool, for a client that can't use one.
+    pub(crate) fn evict_one(&self) {
+        if let Some(server) = self.shards.iter().find_map(|s| s.take_idle(true)) {
+            server.close("evicted");
+        }
+    }
+
+    /// Closes the server that was idle longest among those that share the limit.
+    fn evict_for(&self, full: Full) -> bool {
+        let sharing = match full {
+            Full::Pool => return false,
+            Full::Database => self.db.pools(),
+            Full::User => self.user.pools(),
+        };
+        let oldest = sharing.iter().flat_map(|pool| {
+            pool.shards
+                .iter()
+                .enumerate()
+                .filter_map(move |(i, s)| Some((s.min_idle(IdleServer::idle_since)?, pool, i)))
+        });
+        let Some((since, pool, index)) = oldest.min_by_key(|(since, ..)| *since) else { return false };
+        let mut evicted = pool.shards[index].drain_idle(|s| s.idle_since() == since);
+        let victim = evicted.pop();
+        evicted.into_iter().for_each(|s| pool.shards[index].put_idle(s));
+        victim.map(|s| s.close("evicted")).is_some()
+    }
+
+    async fn open_one(self: Arc<Self>, worker: Rc<Worker>, permit: Permit) {
+        let result = server::connect(&worker, &self, permit, &[]).await;
+        self.connected(&worker, result);
+        self.pump(&worker);
+    }
+
+    fn connected(self: &Arc<Self>, worker: &Rc<Worker>, result: Result<IdleServer, ConnectError>) {
+        let failure = result.as_ref().err().map(|error| Failure {
+            reason: error.to_string(),
+            retry_at: self.shared.clock.micros()
+                + self.shared.config.load().timeouts.server_login_retry.as_micros() as u64,
+        });
+        {
+            let mut dialling = lock(&self.dialling);
+            dialling.connecting -= 1;
+            if failure.is_some() {
+                dialling.next_host = dialling.next_host.wrapping_add(1);
+            }
+            dialling.failure = failure;
+        }
+        match result {
+            Ok(server) => self.give_back(worker.index, server),
+            Err(error) => {
+                warn!(peer = %self.name(), "server login failed: {error}");
+                // Who can't be reached may come back; who refuses the login refuses every client's.
+                if let Some(refusal) = error.for_waiting_clients()
+                    && self.open.get() == 0
+                {
+                    self.refuse_waiting(&refusal);
+                }
+            }
+        }
+    }
+
+    /// Which of the configured hosts the next connection goes to.
+    pub(crate) fn next_host(&self) -> usize {
+        let mut dialling = lock(&self.dialling);
+        let host = dialling.next_host;
+        if self.db.spec.load().load_balance == crate::config::LoadBalance::RoundRobin {
+            dialling.next_host = host.wrapping_add(1);
+        }
+        host
+    }
+
+    /// Why a new request can't be served: the last attempt failed and no connection is open or opening.
+    pub(crate) fn failing(self: &Arc<Self>) -> Option<String> {
+        let dialling = lock(&self.dialling);
+        let failure = dialling.failure.as_ref()?;
+        (self.open.get() == 0).then(|| failure.reason.clone())
+    }
+
+    // ---- state -----------------------------------------------------------------------------------------------
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Relaxed)
+    }
+
+    /// Closes every server as soon as it is free, and forgets what servers said at their login.
+    pub(crate) fn renew(&self, reason: &'static str) {
+        self.generation.fetch_add(1, Relaxed);
+        self.welcome.store(Arc::new(None));
+        self.close_idle(reason);
+    }
+
+    /// Closes the idle servers now.
+    pub(crate) fn close_idle(&self, reason: &'static str) {
+        for shard in &self.shards {
+            shard.drain_idle(|_| true).into_iter().for_each(|s| s.close(reason));
+        }
+    }
+
+    /// Stops (or allows again) handing out servers. The caller pumps afterwards.
+    pub(crate) fn hold(&self, held: bool) {
+        self.held.store(held, Relaxed);
+        if held {
+            self.close_idle("pause mode");
+        }
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.load(Relaxed)
+    }
+
+    pub(crate) fn welcome(&self) -> Option<Arc<Welcome>> {
+        self.welcome.load().as_ref().clone()
+    }
+
+    pub(crate) fn set_welcome(&self, welcome: Welcome) {
+        self.welcome.store(Arc::new(Some(Arc::new(welcome))));
+    }
+
+    pub(crate) fn passed_through(&self) -> Option<Keys> {
+        lock(&self.passed_through).clone()
+    }
+
+    pub(crate) fn pass_through(&self, keys: Keys) {
+        *lock(&self.passed_through) = Some(keys);
+    }
+
+    /// What all workers have counted.
+    pub(crate) fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        self.counters.iter().for_each(|c| totals.add_counters(c));
+        totals
+    }
+
+    /// What was counted in the last full statistics period.
+    pub(crate) fn last_period(&self) -> Totals {
+        let [before, after] = *lock(&self.periods);
+        after.since(&before)
+    }
+
+    /// Every server connection, whoever has it.
+    pub(crate) fn members(&self) -> Vec<Arc<ServerInfo>> {
+        lock(&self.members).values().cloned().collect()
+    }
+
+    pub(crate) fn connecting(&self) -> usize {
+        lock(&self.dialling).connecting
+    }
+
+    /// How many servers are in a state.
+    pub(crate) fn count(&self, state: ServerState) -> usize {
+        lock(&self.members).values().filter(|m| m.state() == state).count()
+    }
+
+    pub(crate) fn name(&self) -> String {
+        format!("{}/{}", self.db.name, self.user.name)
+    }
+
+    /// A connection was closed: whoever waits for a place that it took may have it.
+    pub(crate) fn place_is_free(&self) {
+        let sharing = self.db.pools().into_iter().chain(self.user.pools());
+        for pool in sharing {
+            for (index, shard) in pool.shards.iter().enumerate() {
+                if shard.oldest_wait().is_some() {
+                    self.shared.order(index, Order::Pump(pool.clone()));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn member_opened(&self, info: &Arc<ServerInfo>) {
+        if self.shared.config.load().log.connections {
+            info!(peer = %info.peer(self), "new connection to server (from {})", info.local);
+        }
+        lock(&self.members).insert(info.id, info.clone());
+    }
+
+    pub(crate) fn member_closed(&self, info: &ServerInfo, reason: &str) {
+        if self.shared.config.load().log.disconnections {
+            let age = self.shared.clock.micros().saturating_sub(info.opened) / 1_000_000;
+            info!(peer = %info.peer(self), "closing because: {reason} (age={age}s)");
+        }
+        lock(&self.members).remove(&info.id);
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pool({})", self.name())
+    }
+}
+
+/// A client's place in the queue. Dropping it leaves the queue; a server that came at that moment goes on to the
+/// next.
+pub(crate) struct Place {
+    pool: Arc<Pool>,
+    home: usize,
+    pub(crate) ticket: u64,
+    pub(crate) granted: oneshot::Receiver<Grant>,
+    pub(crate) done: bool,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.done || self.pool.shards[self.home].leave(self.ticket).is_some() {
+            return;
+        }
+        self.granted.close();
+        if let Ok(Grant::Server(server)) = self.granted.try_recv() {
+            self.pool.give_back(self.home, server);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Databases, users and pools by name.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwap;
+use dashmap::DashMap;
+
+use super::{Pool, PoolRules, Tally, lock};
+use crate::config::{Config, Database};
+use crate::shared::Shared;
+
+/// A database that clients can name, for as long as it is configured or used.
+#[derive(Debug)]
+pub(crate) struct Db {
+    pub(crate) name: String,
+    pub(crate) spec: ArcSwap<Database>,
+    /// It came from the `*` entry.
+    pub(crate) auto: bool,
+    pub(crate) paused: AtomicBool,
+    pub(crate) disabled: AtomicBool,
+    pub(crate) servers: Arc<Tally>,
+    pub(crate) clients: Arc<Tally>,
+    /// When it was last seen in use, in microseconds; matters for those that came from `*`.
+    pub(crate) last_used: AtomicU64,
+    pools: Mutex<Vec<Arc<Pool>>>,
+}
+
+impl Db {
+    pub(crate) fn pools(&self) -> Vec<Arc<Pool>> {
+        lock(&self.pools).clone()
+    }
+
+    /// The name on the server.
+    pub(crate) fn server_name(&self) -> String {
+        self.spec.load().dbname.clone().unwrap_or_else(|| self.name.clone())
+    }
+}
+
+/// A user, as login name of clients and as server-side name of pools.
+#[derive(Debug)]
+pub(crate) struct User {
+    pub(crate) name: String,
+    pub(crate) servers: Arc<Tally>,
+    pub(crate) clients: Arc<Tally>,
+    pools: Mutex<Vec<Arc<Pool>>>,
+}
+
+impl User {
+    pub(crate) fn pools(&self) -> Vec<Arc<Pool>> {
+        lock(&self.pools).clone()
+    }
+}
+
+/// Why there is no pool for a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoPool {
+    /// No such database is configured.
+    Unknown,
+    /// Switched off by `DISABLE`.
+    Disabled,
+}
+
+/// All of them. Entries are made at logins, never on the way of a query.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    databases: DashMap<String, Arc<Db>>,
+    users: DashMap<String, Arc<User>>,
+    /// Held while a pool is made or removed.
+    making: Mutex<()>,
+}
+
+impl Registry {
+    /// The database of that name, made from `*` if need be.
+    pub(crate) fn database(&self, config: &Config, name: &str, now: u64) -> Result<Arc<Db>, NoPool> {
+        if let Some(db) = self.databases.get(name) {
+            return Ok(db.clone());
+        }
+        let (spec, auto) = match (config.databases.get(name), &config.fallback) {
+            (Some(spec), _) => (spec, false),
+            (None, Some(spec)) => (spec, true),
+            (None, None) => return Err(NoPool::Unknown),
+        };
+        let db = self.databases.entry(name.to_owned()).or_insert_with(|| {
+            Arc::new(Db {
+                name: name.to_owned(),
+                spec: ArcSwap::new(spec.clone()),
+                auto,
+                paused: AtomicBool::new(false),
+                disabled: AtomicBool::new(false),
+                servers: Arc::default(),
+                clients: Arc::default(),
+                last_used: AtomicU64::new(now),
+                pools: Mutex::default(),
+            })
+        });
+        Ok(db.clone())
+    }
+
+    /// The user of that name.
+    pub(crate) fn user(&self, name: &str) -> Arc<User> {
+        if let Some(user) = self.users.get(name) {
+            return user.clone();
+        }
+        let user = self.users.entry(name.to_owned()).or_insert_with(|| {
+            Arc::new(User {
+                name: name.to_owned(),
+                servers: Arc::default(),
+                clients: Arc::default(),
+                pools: Mutex::default(),
+            })
+        });
+        user.clone()
+    }
+
+    /// The pool of a database for a login user, who may be replaced by the database's own.
+    pub(crate) fn pool(&self, shared: &Arc<Shared>, db: &Arc<Db>, login: &str) -> Arc<Pool> {
+        let config = shared.config.load();
+        let spec = db.spec.load();
+        let name = spec.user.as_deref().unwrap_or(login);
+        let find = || lock(&db.pools).iter().find(|p| p.user.name == name).cloned();
+        if let Some(pool) = find() {
+            return pool;
+        }
+        let _making = lock(&self.making);
+        if let Some(pool) = find() {
+            return pool;
+        }
+        let user = self.user(name);
+        let rules = PoolRules::new(&config, &spec, config.users.get(name));
+        let pool = Arc::new(Pool::new(shared, db.clone(), user.clone(), rules));
+        pool.hold(shared.is_paused() || db.paused.load(Relaxed));
+        lock(&db.pools).push(pool.clone());
+        lock(&user.pools).push(pool.clone());
+        pool
+    }
+
+    /// Forgets a pool: its servers are closed by the caller.
+    pub(crate) fn remove_pool(&self, pool: &Arc<Pool>) {
+        let _making = lock(&self.making);
+        lock(&pool.db.pools).retain(|p| !Arc::ptr_eq(p, pool));
+        lock(&pool.user.pools).retain(|p| !Arc::ptr_eq(p, pool));
+    }
+
+    pub(crate) fn remove_database(&self, name: &str) {
+        self.databases.remove(name);
+    }
+
+    /// Every database, by name.
+    pub(crate) fn databases(&self) -> Vec<Arc<Db>> {
+        let mut all: Vec<_> = self.databases.iter().map(|e| e.value().clone()).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// How many users are known.
+    pub(crate) fn user_count(&self) -> usize {
+        self.users.len()
+    }
+
+    /// Every pool, by database and user.
+    pub(crate) fn pools(&self) -> Vec<Arc<Pool>> {
+        let mut all: Vec<_> = self.databases().iter().flat_map(|db| db.pools()).collect();
+        all.sort_by(|a, b| (&a.db.name, &a.user.name).cmp(&(&b.db.name, &b.user.name)));
+        all
+    }
+}

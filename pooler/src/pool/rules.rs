@@ -1,0 +1,60 @@
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use crate::config::{CheckQuery, Config, Database, PoolMode, ServerRules, User};
+
+/// The settings of one pool, after database, user and global ones were weighed. The server-side user wins over the
+/// database, the database over the global setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PoolRules {
+    pub(crate) mode: PoolMode,
+    /// Server connections; `None` is no limit.
+    pub(crate) size: Option<usize>,
+    pub(crate) min: usize,
+    pub(crate) reserve: usize,
+    /// How long the first client waits before the reserve is used; `None`: it never is.
+    pub(crate) reserve_after: Option<Duration>,
+    pub(crate) lifetime: Duration,
+    pub(crate) max_db: Option<NonZeroUsize>,
+    pub(crate) max_user: Option<NonZeroUsize>,
+    pub(crate) server: ServerRules,
+}
+
+impl PoolRules {
+    pub(crate) fn new(config: &Config, db: &Database, user: Option<&User>) -> PoolRules {
+        let size = user.and_then(|u| u.pool_size).or(db.pool_size).unwrap_or(config.sizes.size);
+        let size = size.map(NonZeroUsize::get);
+        PoolRules {
+            mode: user.and_then(|u| u.pool_mode).or(db.pool_mode).unwrap_or(config.pool_mode),
+            size,
+            // Without a size PgBouncer keeps no minimum.
+            min: size.map_or(0, |s| db.min_pool_size.unwrap_or(config.sizes.min).min(s)),
+            reserve: user
+                .and_then(|u| u.reserve_pool_size)
+                .or(db.reserve_pool_size)
+                .unwrap_or(config.sizes.reserve),
+            reserve_after: config.timeouts.reserve_pool,
+            lifetime: db.server_lifetime.unwrap_or(config.server.lifetime),
+            max_db: db.max_connections.or(config.limits.max_db_connections),
+            max_user: user.and_then(|u| u.max_connections).or(config.limits.max_user_connections),
+            server: config.server.clone(),
+        }
+    }
+
+    /// Servers with the reserve.
+    pub(crate) fn total(&self) -> Option<usize> {
+        self.size.map(|s| s + self.reserve)
+    }
+
+    /// Whether a server idle since `since` must be checked before it is used.
+    pub(crate) fn must_check(&self, since: u64, now: u64) -> bool {
+        self.server.check_query != CheckQuery::Off
+            && now.saturating_sub(since) >= self.server.check_delay.as_micros() as u64
+    }
+
+    /// Whether `reset_query` runs before a server that a client used goes to another.
+    pub(crate) fn must_reset(&self) -> bool {
+        !self.server.reset_query.is_empty()
+            && (self.mode == PoolMode::Session || self.server.reset_query_always)
+    }
+}

@@ -1,0 +1,122 @@
+//! Bringing back a server whose client has left: its query cancelled, its transaction rolled back, its replies read
+//! off. What can't be proven clean is closed.
+//!
+//! Nothing that the client sent by halves may take effect. In particular a batch without its `Sync` must not be ended
+//! by one: that would commit it.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use protocol::message::{self, TxStatus};
+use protocol::session::Origin;
+
+use crate::cancel::{self, Cancels};
+use crate::server::{self, OwnError, Server, ServerState};
+use crate::worker::Worker;
+
+/// Time for all of it. A server that takes longer is busy in a way that a cancel does not end.
+const SALVAGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time for a running query to react to its cancel before the request is repeated; the first may come too early, when
+/// the query has not begun.
+const CANCEL_AGAIN: Duration = Duration::from_secs(1);
+
+/// Gives a server back to its pool, or closes it.
+pub(crate) async fn salvage(worker: Rc<Worker>, mut server: Box<Server>, cancels: Option<Rc<Cancels>>) {
+    let pool = server.pool().clone();
+    let state = if cancels.is_some() { ServerState::BeingCanceled } else { ServerState::Tested };
+    server.info.set_state(state);
+    let cleaned = tokio::time::timeout(SALVAGE_TIMEOUT, clean(&mut server, cancels)).await;
+    match cleaned {
+        Ok(Ok(())) if pool.rules.load().must_reset() => return server::reset(worker, server).await,
+        Ok(Ok(())) => {
+            if let Some(server) = server.into_idle() {
+                pool.give_back(worker.index, server);
+            }
+        }
+        Ok(Err(why)) => server.close(why),
+        Err(_) => server.close("client disconnected with query in progress"),
+    }
+    pool.pump(&worker);
+}
+
+async fn clean(server: &mut Server, cancels: Option<Rc<Cancels>>) -> Result<(), &'static str> {
+    let mut cancelled = match cancels {
+        Some(cancels) => cancels.settle().await,
+        None => false,
+    };
+    if server.machine.is_lost() || server.machine.is_mid_message() || server.info.replication {
+        if !server.machine.owes_nothing() {
+            cancel_now(server).await;
+        }
+        return Err("client disconnect while server was not ready");
+    }
+    if !server.machine.owes_nothing() {
+        end_requests(server).await?;
+        cancelled = true;
+    }
+    if server.machine.skips_until_sync() {
+        put(server, b'S', message::sync).await?;
+    } else if server.machine.batch_is_open() {
+        // ROLLBACK takes back what the batch has done so far; the Sync after it ends nothing.
+        put(server, b'Q', |out| message::query(out, "ROLLBACK")).await?;
+        put(server, b'S', message::sync).await?;
+    }
+    settle(server).await?;
+    if server.machine.status() != TxStatus::Idle {
+        run(server, "ROLLBACK").await?;
+    }
+    if cancelled {
+        // Takes a signal that comes late.
+        run(server, "").await?;
+    }
+    Ok(())
+}
+
+/// Ends what is still being answered.
+async fn end_requests(server: &mut Server) -> Result<(), &'static str> {
+    if server.machine.reads_copy() {
+        put(server, b'f', |out| message::copy_fail(out, "client has left")).await?;
+    } else if server.machine.batch_is_open() && !server.machine.skips_until_sync() {
+        // Without it the server may keep replies to itself.
+        put(server, b'H', message::flush).await?;
+    }
+    loop {
+        cancel_now(server).await;
+        match tokio::time::timeout(CANCEL_AGAIN, settle(server)).await {
+            Ok(result) => return result,
+            Err(_) => continue,
+        }
+    }
+}
+
+async fn cancel_now(server: &Server) {
+    let pool = server.pool().clone();
+    let _ = tokio::time::timeout(CANCEL_AGAIN, cancel::send(&pool, &server.info, || true)).await;
+}
+
+/// Reads everything that is owed.
+async fn settle(server: &mut Server) -> Result<(), &'static str> {
+    loop {
+        match server::drain(server).await {
+            Ok(()) | Err(OwnError::Refused(_)) => {}
+            Err(OwnError::Broken(why)) => return Err(why),
+        }
+        if !server.machine.needs_probe() {
+            return Ok(());
+        }
+        put(server, b'Q', |out| message::query(out, "")).await?;
+    }
+}
+
+async fn run(server: &mut Server, sql: &str) -> Result<(), &'static str> {
+    put(server, b'Q', |out| message::query(out, sql)).await?;
+    settle(server).await
+}
+
+async fn put(server: &mut Server, tag: u8, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), &'static str> {
+    let mut bytes = Vec::new();
+    write(&mut bytes);
+    server.machine.on_sent(tag, Origin::Pooler, true);
+    server::send(server, &bytes).await.map_err(|_| "server connection closed")
+}

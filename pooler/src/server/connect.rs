@@ -1,0 +1,361 @@
+//! Dialling a server and logging in.
+
+use std::fmt;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+
+use protocol::auth::md5::Md5Secret;
+use protocol::auth::scram::{AwaitServerFinal, AwaitServerFirst, Keys, NONCE_LEN};
+use protocol::auth::{self, AuthRequest, SaslInitialResponse, SecretKind};
+use protocol::error_fields::ErrorFields;
+use protocol::frame::Cutter;
+use protocol::message;
+use protocol::params::Values;
+use protocol::session::{Route, ServerMachine};
+use protocol::sqlstate::SqlState;
+use protocol::startup;
+use socket2::SockRef;
+use tokio::net::{TcpStream, UnixStream};
+
+use super::{IdleServer, Server, ServerInfo, ServerState, own};
+use crate::config::{Host, Secret};
+use crate::error::Refusal;
+use crate::net::{Conversation, Stream, sockopt};
+use crate::pool::{Permit, Pool, Welcome};
+use crate::secrets::random;
+use crate::worker::Worker;
+
+/// Why a connection could not be opened.
+#[derive(Debug, Clone)]
+pub(crate) enum ConnectError {
+    /// No address, no answer, or not PostgreSQL: it may come back.
+    Unreachable(String),
+    /// The server refused the login, in its own words.
+    Refused { code: SqlState, message: String },
+    /// The login can't succeed with the secret there is.
+    Login(&'static str),
+}
+
+impl ConnectError {
+    /// What clients that wait for this pool are told; `None`: they go on waiting.
+    pub(crate) fn for_waiting_clients(&self) -> Option<Refusal> {
+        match self {
+            ConnectError::Unreachable(_) => None,
+            ConnectError::Refused { code, .. } if *code == SqlState::CANNOT_CONNECT_NOW => None,
+            ConnectError::Refused { code, message } => Some(Refusal::with_code(*code, message.clone())),
+            ConnectError::Login(text) => Some(Refusal::fatal(format!("server login failed: {text}"))),
+        }
+    }
+}
+
+impl ConnectError {
+    /// What a replication client is told: the server's own words go to the log only.
+    pub(crate) fn for_replication_client(&self) -> String {
+        match self {
+            ConnectError::Refused { .. } => "login failed".to_owned(),
+            other => other.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConnectError::Unreachable(text) => f.write_str(text),
+            ConnectError::Refused { message, .. } => f.write_str(message),
+            ConnectError::Login(text) => write!(f, "server login failed: {text}"),
+        }
+    }
+}
+
+fn unreachable(what: &str) -> impl FnOnce(std::io::Error) -> ConnectError + '_ {
+    move |e| ConnectError::Unreachable(format!("{what}: {e}"))
+}
+
+/// Opens a connection for a pool and logs in as its user. `extra` goes into the start-up packet (replication).
+pub(crate) async fn connect(
+    worker: &Rc<Worker>,
+    pool: &Arc<Pool>,
+    permit: Permit,
+    extra: &[(String, String)],
+) -> Result<IdleServer, ConnectError> {
+    let limit = pool.shared.config.load().timeouts.server_connect;
+    let opening = open(worker, pool, permit, extra);
+    match limit {
+        Some(limit) => match tokio::time::timeout(limit, opening).await {
+            Ok(result) => result,
+            Err(_) => Err(ConnectError::Unreachable("connect timeout".to_owned())),
+        },
+        None => opening.await,
+    }
+}
+
+async fn open(
+    worker: &Rc<Worker>,
+    pool: &Arc<Pool>,
+    permit: Permit,
+    extra: &[(String, String)],
+) -> Result<IdleServer, ConnectError> {
+    let generation = pool.generation();
+    let spec = pool.db.spec.load_full();
+    let host = spec.hosts[pool.next_host() % spec.hosts.len()].clone();
+    let stream = dial(pool, &host, spec.port).await?;
+    let (remote, local) = (stream.remote(), stream.local());
+    let max_packet = pool.shared.config.load().limits.max_packet_size;
+    let mut conversation = Conversation::new(stream, max_packet);
+
+    let database = pool.db.server_name();
+    let mut packet = Vec::new();
+    let fixed = [("database", database.as_str()), ("user", pool.user.name.as_str())];
+    let from_spec = spec.startup.iter().map(|(name, value)| (*name, value.as_str()));
+    let from_client = extra.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    startup::encode_startup(&mut packet, 0, fixed.into_iter().chain(from_spec).chain(from_client));
+    conversation.send(&packet).await.map_err(unreachable("connect failed"))?;
+
+    authenticate(pool, &mut conversation).await?;
+    let said = read_welcome(&mut conversation).await?;
+
+    let shared = &pool.shared;
+    let mut values = Values::none(&shared.params.tracked);
+    let mut untracked = Vec::new();
+    for (name, value) in said.params {
+        match shared.params.tracked.index(&name) {
+            Some(index) => values.set(index, &value),
+            None => untracked.push((name, value)),
+        }
+    }
+    let params = shared.params.intern(values, true);
+    let info = Arc::new(ServerInfo {
+        id: shared.next_id(),
+        host,
+        port: spec.port,
+        remote,
+        local,
+        pid: said.pid,
+        secret: said.secret,
+        opened: shared.clock.micros(),
+        generation,
+        replication: !extra.is_empty(),
+        state: AtomicU8::new(ServerState::Tested as u8),
+        must_close: AtomicBool::new(false),
+        requested: AtomicU64::new(0),
+        client: AtomicU64::new(0),
+        params: Mutex::new(params.clone()),
+    });
+    if extra.is_empty() && pool.welcome().is_none() {
+        pool.set_welcome(Welcome { untracked, defaults: params.clone() });
+    }
+    pool.member_opened(&info);
+    let mut server = Box::new(Server {
+        stream: conversation.into_stream(),
+        machine: ServerMachine::new(),
+        cutter: Cutter::default(),
+        route: Route::Swallow,
+        carry: Vec::new(),
+        params,
+        info,
+        home: worker.index,
+        idle_since: 0,
+        pool: pool.clone(),
+        permit: Some(permit),
+        reason: "connect failed",
+    });
+    if let Some(sql) = &spec.connect_query
+        && let Err(error) = own::run(&mut server, sql).await
+    {
+        tracing::warn!(peer = %server.info.peer(pool), "error while executing connect_query: {error}");
+    }
+    Ok(IdleServer(server))
+}
+
+/// Connects the socket: each address of a name in turn.
+pub(crate) async fn dial(pool: &Pool, host: &Host, port: u16) -> Result<Stream, ConnectError> {
+    match host {
+        Host::Unix(dir) => {
+            let path = Path::new(dir).join(format!(".s.PGSQL.{port}"));
+            let stream = match path.to_str().and_then(|p| p.strip_prefix('@')) {
+                // std's SocketAddr for abstract names begins with a NUL in the path's place.
+                Some(name) => UnixStream::connect(format!("\0{name}")).await,
+                None => UnixStream::connect(&path).await,
+            };
+            stream.map(Stream::Unix).map_err(unreachable("connect failed"))
+        }
+        Host::Tcp(name) => {
+            let addresses = tokio::net::lookup_host((name.as_str(), port)).await;
+            let addresses = addresses.map_err(unreachable("server DNS lookup failed"))?;
+            let mut last = ConnectError::Unreachable("server DNS lookup failed".to_owned());
+            for address in addresses {
+                match TcpStream::connect(address).await {
+                    Ok(stream) => {
+                        let config = pool.shared.config.load();
+                        sockopt::apply(SockRef::from(&stream), &config.socket)
+                            .map_err(unreachable("connect failed"))?;
+                        return Ok(Stream::Tcp(stream));
+                    }
+                    Err(e) => last = unreachable("connect failed")(e),
+                }
+            }
+            Err(last)
+        }
+    }
+}
+
+/// Answers what the server asks until it is content.
+async fn authenticate(pool: &Arc<Pool>, conversation: &mut Conversation) -> Result<(), ConnectError> {
+    let secret = login_secret(pool);
+    let mut scram = Scram::NotBegun;
+    loop {
+        let (tag, body) = next(conversation).await?;
+        if tag == b'v' {
+            continue; // we asked for 3.0, but an option of ours may be unknown
+        }
+        if tag != b'R' {
+            return Err(ConnectError::Unreachable(format!(
+                "unknown pkt from server: '{}'",
+                tag.escape_ascii()
+            )));
+        }
+        let request = AuthRequest::decode(&body);
+        let request = request.map_err(|_| {
+            ConnectError::Login("the server wants an authentication method that is not supported")
+        })?;
+        let mut out = Vec::new();
+        match request {
+            AuthRequest::Ok => return Ok(()),
+            AuthRequest::CleartextPassword => auth::encode_password(&mut out, plain(&secret)?.as_bytes()),
+            AuthRequest::Md5Password { salt } => {
+                let answer = md5(pool, &secret)?.response(salt);
+                auth::encode_password(&mut out, answer.as_bytes());
+            }
+            AuthRequest::Sasl(mechanisms) => scram = scram_begin(&mechanisms, &mut out)?,
+            AuthRequest::SaslContinue(data) => {
+                scram = scram_prove(pool, &secret, scram, data, &mut out).await?
+            }
+            AuthRequest::SaslFinal(data) => {
+                let Scram::Proved(exchange) = std::mem::replace(&mut scram, Scram::NotBegun) else {
+                    return Err(out_of_turn());
+                };
+                exchange.server_final(data).map_err(|_| ConnectError::Login("invalid server signature"))?;
+            }
+        }
+        conversation.send(&out).await.map_err(unreachable("connect failed"))?;
+    }
+}
+
+enum Scram {
+    NotBegun,
+    Begun(AwaitServerFirst),
+    Proved(AwaitServerFinal),
+}
+
+const WRONG_TYPE: ConnectError = ConnectError::Login("wrong password type");
+
+fn out_of_turn() -> ConnectError {
+    ConnectError::Unreachable("unknown pkt from server: SASL message out of turn".to_owned())
+}
+
+fn scram_begin(mechanisms: &auth::Mechanisms<'_>, out: &mut Vec<u8>) -> Result<Scram, ConnectError> {
+    if !mechanisms.contains(auth::scram::MECHANISM) {
+        return Err(ConnectError::Login("none of the server's SASL authentication mechanisms are supported"));
+    }
+    let (exchange, first) = AwaitServerFirst::start(random::<NONCE_LEN>());
+    let mechanism = auth::scram::MECHANISM.as_bytes();
+    SaslInitialResponse { mechanism, data: Some(first.as_bytes()) }.encode(out);
+    Ok(Scram::Begun(exchange))
+}
+
+async fn scram_prove(
+    pool: &Arc<Pool>,
+    secret: &Option<Secret>,
+    scram: Scram,
+    data: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<Scram, ConnectError> {
+    let Scram::Begun(exchange) = scram else { return Err(out_of_turn()) };
+    let challenge =
+        exchange.server_first(data).map_err(|_| ConnectError::Login("malformed SCRAM message"))?;
+    let keys: Keys = match secret.as_ref().map(|s| SecretKind::of(s.reveal())) {
+        Some(SecretKind::Plain(password)) => {
+            let cache = &pool.shared.secrets;
+            let derived =
+                cache.derive(&pool.user.name, password, challenge.salt(), challenge.iterations()).await;
+            derived.ok_or(ConnectError::Login("malformed SCRAM message"))?
+        }
+        // Only what a client's login disclosed can stand in for the password, and only for the same verifier.
+        Some(SecretKind::Scram(verifier)) if challenge.is_salted_like(&verifier) => {
+            pool.passed_through().ok_or(WRONG_TYPE)?
+        }
+        _ => return Err(WRONG_TYPE),
+    };
+    let (exchange, last) = challenge.prove(&keys);
+    auth::encode_sasl_response(out, last.as_bytes());
+    Ok(Scram::Proved(exchange))
+}
+
+/// The secret of the pool's user: the database's for a forced user, else the one in the user list.
+fn login_secret(pool: &Pool) -> Option<Secret> {
+    let spec = pool.db.spec.load();
+    if let (Some(_), Some(password)) = (&spec.user, &spec.password) {
+        return Some(password.clone());
+    }
+    let config = pool.shared.config.load();
+    config.auth.userlist.0.get(&pool.user.name).cloned()
+}
+
+fn plain(secret: &Option<Secret>) -> Result<&str, ConnectError> {
+    match secret.as_ref().map(|s| (s, SecretKind::of(s.reveal()))) {
+        Some((secret, SecretKind::Plain(_))) => Ok(secret.reveal()),
+        _ => Err(WRONG_TYPE),
+    }
+}
+
+fn md5(pool: &Pool, secret: &Option<Secret>) -> Result<Md5Secret, ConnectError> {
+    match secret.as_ref().map(|s| SecretKind::of(s.reveal())) {
+        Some(SecretKind::Md5(stored)) => Ok(stored),
+        Some(SecretKind::Plain(password)) => Ok(Md5Secret::new(&pool.user.name, password.as_bytes())),
+        _ => Err(WRONG_TYPE),
+    }
+}
+
+struct Said {
+    params: Vec<(String, String)>,
+    pid: u32,
+    secret: Box<[u8]>,
+}
+
+/// Reads from `AuthenticationOk` to the first `ReadyForQuery`.
+async fn read_welcome(conversation: &mut Conversation) -> Result<Said, ConnectError> {
+    let mut said = Said { params: Vec::new(), pid: 0, secret: Box::default() };
+    let junk = || ConnectError::Unreachable("unknown pkt from server at login".to_owned());
+    loop {
+        let (tag, body) = next(conversation).await?;
+        match tag {
+            b'S' => {
+                let (name, value) = message::read_parameter_status(&body).ok_or_else(junk)?;
+                said.params.push((name.to_owned(), value.to_owned()));
+            }
+            b'K' => {
+                let (pid, secret) = message::read_backend_key_data(&body).ok_or_else(junk)?;
+                (said.pid, said.secret) = (pid, secret.into());
+            }
+            b'N' => {}
+            b'Z' if message::read_ready_for_query(&body) == Some(message::TxStatus::Idle) => return Ok(said),
+            _ => return Err(junk()),
+        }
+    }
+}
+
+async fn next(conversation: &mut Conversation) -> Result<(u8, Vec<u8>), ConnectError> {
+    let (tag, body) = conversation.next().await.map_err(unreachable("connect failed"))?;
+    if tag == b'E' {
+        let fields = ErrorFields::new(&body);
+        return Err(ConnectError::Refused {
+            code: fields.code().unwrap_or(SqlState::PROTOCOL_VIOLATION),
+            message: fields.message().unwrap_or_default().into_owned(),
+        });
+    }
+    Ok((tag, body))
+}

@@ -1,0 +1,350 @@
+//! One server connection: its stream, what it owes, and what is known of it.
+
+mod connect;
+mod own;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use protocol::error_fields::ErrorFields;
+use protocol::frame::{Cutter, HEADER_LEN, Piece, Whole};
+use protocol::message::{self, TxStatus};
+use protocol::session::{Route, ServerMachine, Violation};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+pub(crate) use connect::{ConnectError, connect, dial};
+pub(crate) use own::{OwnError, check, drain, reset, send};
+
+use crate::config::Host;
+use crate::net::{Peer, Stream};
+use crate::params::ParamSet;
+use crate::pool::{Permit, Pool};
+
+/// Messages from a server that the pooler looks into. Their bodies are short, errors aside.
+pub(crate) const LOOKED_INTO: Whole = Whole::new(b"ZSE", 64 << 10);
+
+/// What a server connection is doing, in the console's terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum ServerState {
+    /// Linked to a client.
+    Active,
+    /// Free.
+    Idle,
+    /// Free, but must be checked before it is used.
+    Used,
+    /// Running a reset or check query.
+    Tested,
+    /// Held back until cancel requests are known to be over.
+    BeingCanceled,
+}
+
+/// What others may know of a server connection while somebody uses it.
+#[derive(Debug)]
+pub(crate) struct ServerInfo {
+    pub(crate) id: u64,
+    /// Where it goes to, for cancel requests.
+    pub(crate) host: Host,
+    pub(crate) port: u16,
+    pub(crate) remote: Peer,
+    pub(crate) local: Peer,
+    /// Backend process id and cancel secret, if the server gave them.
+    pub(crate) pid: u32,
+    pub(crate) secret: Box<[u8]>,
+    /// When it was opened, in microseconds of the process's clock.
+    pub(crate) opened: u64,
+    pub(crate) generation: u64,
+    /// It serves a replication client and nobody else.
+    pub(crate) replication: bool,
+    state: AtomicU8,
+    must_close: AtomicBool,
+    /// When the last request was sent.
+    pub(crate) requested: AtomicU64,
+    /// Id of the linked client, or 0.
+    pub(crate) client: AtomicU64,
+    params: Mutex<Arc<ParamSet>>,
+}
+
+impl ServerInfo {
+    pub(crate) fn state(&self) -> ServerState {
+        match self.state.load(Relaxed) {
+            0 => ServerState::Active,
+            1 => ServerState::Idle,
+            3 => ServerState::Tested,
+            4 => ServerState::BeingCanceled,
+            _ => ServerState::Used,
+        }
+    }
+
+    pub(crate) fn set_state(&self, state: ServerState) {
+        self.state.store(state as u8, Relaxed);
+    }
+
+    pub(crate) fn must_close(&self) -> bool {
+        self.must_close.load(Relaxed)
+    }
+
+    pub(crate) fn params(&self) -> Arc<ParamSet> {
+        self.params.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How the log names it.
+    pub(crate) fn peer(&self, pool: &Pool) -> String {
+        let host = match &self.host {
+            Host::Tcp(_) => self.remote.to_string(),
+            Host::Unix(_) => format!("unix:{}", self.port),
+        };
+        format!("S-{:#x}: {}@{host}", self.id, pool.name())
+    }
+}
+
+/// A server connection in somebody's hands. Dropping it closes it.
+pub(crate) struct Server {
+    pub(crate) stream: Stream,
+    pub(crate) machine: ServerMachine,
+    cutter: Cutter,
+    /// Where the message goes that the cutter is in.
+    route: Route,
+    /// The start of a message that can't be passed on yet.
+    pub(crate) carry: Vec<u8>,
+    pub(crate) params: Arc<ParamSet>,
+    pub(crate) info: Arc<ServerInfo>,
+    /// The worker whose event loop watches the stream.
+    home: usize,
+    idle_since: u64,
+    pool: Arc<Pool>,
+    permit: Option<Permit>,
+    reason: &'static str,
+}
+
+impl Server {
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Closes it.
+    pub(crate) fn close(mut self: Box<Self>, reason: &'static str) {
+        self.reason = reason;
+    }
+
+    /// Proves that it may be given to anybody, or says that it may not by returning it.
+    pub(crate) fn into_idle(mut self: Box<Self>) -> Option<IdleServer> {
+        let clean = self.machine.idle().is_some() && self.cutter.at_boundary() && self.carry.is_empty();
+        if !clean || self.info.replication {
+            self.reason = "client disconnect while server was not ready";
+            return None;
+        }
+        self.machine.shrink();
+        self.carry = Vec::new();
+        self.idle_since = self.pool.shared.clock.micros();
+        self.info.client.store(0, Relaxed);
+        self.info.set_state(ServerState::Idle);
+        Some(IdleServer(self))
+    }
+
+    /// Makes this thread's event loop watch the stream.
+    ///
+    /// # Errors
+    /// The kernel refused; the server is to be closed.
+    pub(crate) fn move_to(&mut self, home: usize) -> std::io::Result<()> {
+        if self.home != home {
+            self.stream = self.stream.take_out().rehome()?;
+            self.home = home;
+        }
+        Ok(())
+    }
+
+    /// Takes what was read from the server apart and tells `sink` of each piece. Returns how many bytes were used;
+    /// the rest is to be given again with more behind it.
+    ///
+    /// # Errors
+    /// The server broke the protocol: discard it.
+    pub(crate) fn receive(
+        &mut self,
+        input: &[u8],
+        max_len: u32,
+        mut sink: impl FnMut(&Received<'_>),
+    ) -> Result<usize, ServerFault> {
+        let mut used = 0;
+        while let Some(piece) =
+            self.cutter.next(&input[used..], &LOOKED_INTO, max_len).map_err(|_| ServerFault::Header)?
+        {
+            used += piece.bytes().len();
+            let received = match piece {
+                Piece::Rest { bytes, .. } => {
+                    Received { bytes, tag: None, route: self.route, ready: None, fatal: false }
+                }
+                Piece::Begin { tag, bytes, complete } => self.begin(tag, bytes, complete)?,
+            };
+            sink(&received);
+        }
+        Ok(used)
+    }
+
+    fn begin<'a>(&mut self, tag: u8, bytes: &'a [u8], complete: bool) -> Result<Received<'a>, ServerFault> {
+        let body = &bytes[HEADER_LEN..];
+        let ready = if tag == b'Z' { message::read_ready_for_query(body) } else { None };
+        if tag == b'S' {
+            let report = complete.then(|| message::read_parameter_status(body)).flatten();
+            let (name, value) = report.ok_or(ServerFault::Parameter)?;
+            self.on_parameter(name, value);
+        }
+        self.route = self.machine.on_received(tag, ready).map_err(ServerFault::Violation)?;
+        let fatal = tag == b'E' && ErrorFields::new(body).severity().is_some_and(|s| s.ends_session());
+        Ok(Received { bytes, tag: Some(tag), route: self.route, ready, fatal })
+    }
+
+    /// A parameter was reported.
+    pub(crate) fn on_parameter(&mut self, name: &str, value: &str) {
+        let set = self.pool.shared.params.report(&self.params, name, value);
+        if !Arc::ptr_eq(&set, &self.params) {
+            self.params = set.clone();
+            *self.info.params.lock().unwrap_or_else(PoisonError::into_inner) = set;
+        }
+    }
+
+    /// Reads what an unused connection has said: reports of parameters are noted, notices dropped; anything else, an
+    /// error or the end of the stream means that it can't be used.
+    fn heed(&mut self) -> Result<(), &'static str> {
+        let mut buf = [0u8; 4096];
+        while let Some(read) = self.stream.read_ready(&mut buf) {
+            match read {
+                Ok(0) | Err(_) => return Err("server conn crashed?"),
+                Ok(n) => self.carry.extend_from_slice(&buf[..n]),
+            }
+            let mut carry = std::mem::take(&mut self.carry);
+            let mut used = 0;
+            while let Ok(Some(piece)) = self.cutter.next(&carry[used..], &LOOKED_INTO, u32::MAX) {
+                used += piece.bytes().len();
+                match piece {
+                    Piece::Begin { tag: b'S', bytes, complete: true } => {
+                        let (name, value) =
+                            message::read_parameter_status(&bytes[5..]).ok_or("idle server got dirty")?;
+                        self.on_parameter(name, value);
+                    }
+                    Piece::Begin { tag: b'N', .. } | Piece::Rest { .. } => {}
+                    Piece::Begin { .. } => return Err("idle server got dirty"),
+                }
+            }
+            carry.drain(..used);
+            self.carry = carry;
+        }
+        // A message that has not come in full would be read as part of the next client's replies.
+        if self.carry.is_empty() && self.cutter.at_boundary() { Ok(()) } else { Err("idle server got dirty") }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let Some(permit) = self.permit.take() else { return };
+        self.pool.member_closed(&self.info, self.reason);
+        let stream = self.stream.take_out();
+        if !self.machine.is_mid_message() {
+            let mut bye = Vec::with_capacity(5);
+            message::terminate(&mut bye);
+            stream.send_last(&bye);
+        }
+        let closing = wait_for_end(stream, self.pool.clone(), permit);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(closing);
+        }
+    }
+}
+
+/// A server's place in the counts is free only when the backend is gone, which it says by closing its end; otherwise
+/// the server would see more connections than the limits allow.
+async fn wait_for_end(mut stream: Stream, pool: Arc<Pool>, permit: Permit) {
+    let gone = async {
+        let _ = stream.shutdown().await;
+        let mut buf = vec![0u8; 1024];
+        while matches!(stream.read(&mut buf).await, Ok(n) if n > 0) {}
+    };
+    let _ = tokio::time::timeout(LEAVE_TIMEOUT, gone).await;
+    drop(stream);
+    drop(permit);
+    pool.place_is_free();
+}
+
+/// How long a closed connection counts if the server does not confirm its end.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A piece of what a server has sent.
+pub(crate) struct Received<'a> {
+    pub(crate) bytes: &'a [u8],
+    /// Where a message begins, its tag.
+    pub(crate) tag: Option<u8>,
+    pub(crate) route: Route,
+    /// The status in a `ReadyForQuery`.
+    pub(crate) ready: Option<TxStatus>,
+    /// An error that ends the session.
+    pub(crate) fatal: bool,
+}
+
+/// How a server broke the protocol.
+#[derive(Debug)]
+pub(crate) enum ServerFault {
+    Header,
+    Parameter,
+    Violation(Violation),
+}
+
+impl std::fmt::Display for ServerFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ServerFault::Violation(violation) => violation.fmt(f),
+            _ => f.write_str(self.text()),
+        }
+    }
+}
+
+impl ServerFault {
+    /// What the client and the log are told of it, in PgBouncer's words.
+    pub(crate) fn text(&self) -> &'static str {
+        match self {
+            ServerFault::Header => "bad pkt header",
+            ServerFault::Parameter => "broken ParameterStatus packet",
+            ServerFault::Violation(_) => "unknown pkt",
+        }
+    }
+}
+
+/// A server connection that owes nothing and is outside every transaction.
+pub(crate) struct IdleServer(Box<Server>);
+
+impl IdleServer {
+    pub(crate) fn info(&self) -> &Arc<ServerInfo> {
+        &self.0.info
+    }
+
+    pub(crate) fn idle_since(&self) -> u64 {
+        self.0.idle_since
+    }
+
+    pub(crate) fn close(self, reason: &'static str) {
+        self.0.close(reason);
+    }
+
+    /// Something is there to be read.
+    pub(crate) fn has_spoken(&self) -> bool {
+        self.0.stream.has_spoken()
+    }
+
+    /// The server, for use, unless what it has said meanwhile forbids it.
+    pub(crate) fn into_clean(self) -> Option<Box<Server>> {
+        let mut server = self.0;
+        match server.heed() {
+            Ok(()) => Some(server),
+            Err(reason) => {
+                server.close(reason);
+                None
+            }
+        }
+    }
+
+    /// The server, for a request of the pooler's own.
+    pub(crate) fn into_server(self) -> Box<Server> {
+        self.0
+    }
+}

@@ -1,0 +1,131 @@
+//! The pooler's own requests to a server: check, reset, and reading off what is still owed.
+
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+
+use protocol::error_fields::ErrorFields;
+use protocol::frame::HEADER_LEN;
+use protocol::message;
+use protocol::session::{Origin, Route};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{IdleServer, Server, ServerState};
+use crate::config::CheckQuery;
+use crate::worker::Worker;
+
+/// Why a request of the pooler's own did not succeed.
+#[derive(Debug)]
+pub(crate) enum OwnError {
+    /// The server answered with an error; the connection is in order.
+    Refused(String),
+    /// The connection can't be used any more.
+    Broken(&'static str),
+}
+
+impl fmt::Display for OwnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OwnError::Refused(message) => f.write_str(message),
+            OwnError::Broken(why) => f.write_str(why),
+        }
+    }
+}
+
+/// Time for a check, a reset or any other of the pooler's own requests, where no setting says otherwise.
+const OWN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Runs one simple query and drops its results.
+///
+/// # Errors
+/// The server refused the statement, or the connection broke.
+pub(crate) async fn run(server: &mut Server, sql: &str) -> Result<(), OwnError> {
+    let mut request = Vec::new();
+    message::query(&mut request, sql);
+    server.machine.on_sent(b'Q', Origin::Pooler, true);
+    send(server, &request).await?;
+    drain(server).await
+}
+
+/// Sends bytes that the machine knows of.
+pub(crate) async fn send(server: &mut Server, bytes: &[u8]) -> Result<(), OwnError> {
+    let sent = tokio::time::timeout(OWN_TIMEOUT, server.stream.write_all(bytes)).await;
+    sent.map_err(|_| OwnError::Broken("timeout"))?.map_err(|_| OwnError::Broken("server connection closed"))
+}
+
+/// Reads and drops replies until nothing is owed, or only a probe can tell whether anything is. Cancel-safe.
+///
+/// # Errors
+/// A request of the pooler's own among them was refused, or the connection broke.
+pub(crate) async fn drain(server: &mut Server) -> Result<(), OwnError> {
+    let max_len = server.pool().shared.config.load().limits.max_packet_size;
+    let mut refused = None;
+    while !server.machine.owes_nothing() && !server.machine.needs_probe() {
+        server.carry.reserve(4096);
+        let read = tokio::time::timeout(OWN_TIMEOUT, server.stream.read_buf(&mut server.carry)).await;
+        match read {
+            Ok(Ok(n)) if n > 0 => {}
+            Ok(_) => return Err(OwnError::Broken("server conn crashed?")),
+            Err(_) => return Err(OwnError::Broken("timeout")),
+        }
+        let mut buf = std::mem::take(&mut server.carry);
+        let used = server.receive(&buf, max_len, |received| {
+            if received.tag == Some(b'E') && received.route == Route::OwnRequestFailed {
+                let text = ErrorFields::new(&received.bytes[HEADER_LEN..])
+                    .message()
+                    .unwrap_or_default()
+                    .into_owned();
+                refused = Some(text);
+            }
+        });
+        let used = used.map_err(|fault| OwnError::Broken(fault.text()))?;
+        buf.drain(..used);
+        server.carry = buf;
+    }
+    match refused {
+        Some(text) => Err(OwnError::Refused(text)),
+        None => Ok(()),
+    }
+}
+
+/// Asks a server that was idle for long whether it still answers, then gives it back to its pool.
+pub(crate) async fn check(worker: Rc<Worker>, server: IdleServer) {
+    let mut server = server.into_server();
+    let pool = server.pool().clone();
+    server.info.set_state(ServerState::Tested);
+    let sql = match pool.rules.load().server.check_query.clone() {
+        CheckQuery::Off | CheckQuery::Empty => String::new(),
+        CheckQuery::Sql(sql) => sql,
+    };
+    let answer = match server.move_to(worker.index) {
+        Ok(()) => run(&mut server, &sql).await,
+        Err(_) => Err(OwnError::Broken("test query failed")),
+    };
+    match answer {
+        Ok(()) => hand_back(&worker, server),
+        Err(_) => server.close("test query failed"),
+    }
+    pool.pump(&worker);
+}
+
+/// Runs the reset query on a server that a client has left, then gives it back to its pool.
+pub(crate) async fn reset(worker: Rc<Worker>, mut server: Box<Server>) {
+    let pool = server.pool().clone();
+    server.info.set_state(ServerState::Tested);
+    let sql = pool.rules.load().server.reset_query.clone();
+    match run(&mut server, &sql).await {
+        Ok(()) => hand_back(&worker, server),
+        Err(error) => {
+            tracing::warn!(peer = %server.info.peer(&pool), "reset query failed: {error}");
+            server.close("reset query failed");
+        }
+    }
+    pool.pump(&worker);
+}
+
+fn hand_back(worker: &Worker, server: Box<Server>) {
+    let pool = server.pool().clone();
+    if let Some(server) = server.into_idle() {
+        pool.give_back(worker.index, server);
+    }
+}

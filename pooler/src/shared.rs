@@ -1,0 +1,132 @@
+//! What all workers share.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+use protocol::params::Tracked;
+use tokio::sync::watch;
+
+use crate::clients::Clients;
+use crate::config::Config;
+use crate::console::Console;
+use crate::lifecycle::Phase;
+use crate::params::Params;
+use crate::pool::{Census, Registry};
+use crate::secrets::Secrets;
+use crate::worker::{Order, WorkerHandle};
+
+/// One clock for the process: microseconds since it started.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    start: Instant,
+    wall: SystemTime,
+}
+
+impl Clock {
+    fn new() -> Clock {
+        Clock { start: Instant::now(), wall: SystemTime::now() }
+    }
+
+    /// Microseconds since the start, from 1 on so that 0 can stand for "never".
+    pub(crate) fn micros(&self) -> u64 {
+        self.start.elapsed().as_micros() as u64 + 1
+    }
+
+    /// Wall-clock time of a moment.
+    pub(crate) fn wall(&self, micros: u64) -> SystemTime {
+        self.wall + Duration::from_micros(micros)
+    }
+}
+
+/// The process-wide state; one for each pooler (tests run several in a process).
+pub(crate) struct Shared {
+    pub(crate) config: ArcSwap<Config>,
+    pub(crate) clock: Clock,
+    pub(crate) params: Params,
+    pub(crate) registry: Registry,
+    pub(crate) census: Arc<Census>,
+    pub(crate) clients: Clients,
+    pub(crate) secrets: Secrets,
+    pub(crate) console: Arc<dyn Console>,
+    pub(crate) phase: watch::Sender<Phase>,
+    /// Set once, before the first connection is accepted.
+    pub(crate) workers: OnceLock<Vec<WorkerHandle>>,
+    worker_count: usize,
+    ids: AtomicU64,
+    paused: AtomicBool,
+    /// The port that was bound, for the console; the configured one may be 0.
+    pub(crate) port: AtomicUsize,
+}
+
+impl Shared {
+    pub(crate) fn new(config: Config, console: Arc<dyn Console>) -> Shared {
+        Shared {
+            clock: Clock::new(),
+            params: Params::new(Tracked::new(&config.params.track_extra)),
+            registry: Registry::default(),
+            census: Arc::default(),
+            clients: Clients::default(),
+            secrets: Secrets::new(),
+            console,
+            phase: watch::Sender::new(Phase::Running),
+            workers: OnceLock::new(),
+            worker_count: config.workers.get(),
+            ids: AtomicU64::new(1),
+            paused: AtomicBool::new(false),
+            port: AtomicUsize::new(config.listen.port.into()),
+            config: ArcSwap::from_pointee(config),
+        }
+    }
+
+    /// The next number for a socket, client or server.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Relaxed)
+    }
+
+    pub(crate) fn worker_count(&self) -> usize {
+        self.worker_count
+    }
+
+    /// Sends an order to a worker; a worker that has stopped gets none.
+    pub(crate) fn order(&self, worker: usize, order: Order) {
+        if let Some(handle) = self.workers.get().and_then(|w| w.get(worker)) {
+            handle.send(order);
+        }
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.load(Relaxed)
+    }
+
+    pub(crate) fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Relaxed);
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port.load(Relaxed) as u16
+    }
+
+    /// Drops databases that came from `*` and have not been used for long.
+    pub(crate) fn forget_unused_databases(&self, now: u64) {
+        let limit = self.config.load().timeouts.autodb_idle.map(|d| d.as_micros() as u64);
+        for db in self.registry.databases() {
+            let used = db.clients.get() > 0 || db.servers.get() > 0 || db.paused.load(Relaxed);
+            if !db.auto || used {
+                db.last_used.store(now, Relaxed);
+            } else if limit.is_some_and(|limit| now.saturating_sub(db.last_used.load(Relaxed)) >= limit) {
+                tracing::info!(
+                    "dropping database '{}' as it does not exist anymore or inactive auto-database",
+                    db.name
+                );
+                db.pools().iter().for_each(|pool| self.registry.remove_pool(pool));
+                self.registry.remove_database(&db.name);
+            }
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+}

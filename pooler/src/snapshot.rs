@@ -1,0 +1,313 @@
+//! What the pooler looks like at one moment, as plain data: the console and the metrics render the same rows.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::SystemTime;
+
+use protocol::startup::Replication;
+
+use crate::clients::{ClientInfo, ClientState};
+use crate::config::{LoadBalance, PoolMode};
+use crate::net::Peer;
+use crate::pool::{Db, Pool};
+use crate::server::{ServerInfo, ServerState};
+use crate::shared::Shared;
+use crate::stats::Totals;
+
+/// One pool.
+#[derive(Debug, Clone)]
+pub struct PoolRow {
+    /// Client-side database.
+    pub database: String,
+    /// Server-side user.
+    pub user: String,
+    /// Clients, linked or idle.
+    pub cl_active: usize,
+    /// Clients in the queue.
+    pub cl_waiting: usize,
+    /// Servers linked to a client.
+    pub sv_active: usize,
+    /// Servers held back until cancel requests are over.
+    pub sv_being_canceled: usize,
+    /// Free servers.
+    pub sv_idle: usize,
+    /// Free servers that need a check.
+    pub sv_used: usize,
+    /// Servers running a reset or check query.
+    pub sv_tested: usize,
+    /// Servers connecting.
+    pub sv_login: usize,
+    /// How long the first client in the queue has waited, in microseconds.
+    pub maxwait: u64,
+    /// Effective pool mode.
+    pub pool_mode: PoolMode,
+    /// Set for host lists only.
+    pub load_balance: Option<LoadBalance>,
+}
+
+/// One connection, client or server.
+#[derive(Debug, Clone)]
+pub struct SocketRow {
+    /// User.
+    pub user: String,
+    /// Client-side database.
+    pub database: String,
+    /// Replication mode of a client, or of the client a server is for.
+    pub replication: Replication,
+    /// State, in the console's terms.
+    pub state: &'static str,
+    /// The other end.
+    pub remote: Peer,
+    /// This end.
+    pub local: Peer,
+    /// Port shown where the socket has none of its own (Unix).
+    pub fallback_port: u16,
+    /// When it connected.
+    pub connected: SystemTime,
+    /// When the last request came or went.
+    pub requested: SystemTime,
+    /// Microseconds since the query or the wait began; 0 without one.
+    pub wait: u64,
+    /// Closed as soon as it is free.
+    pub close_needed: bool,
+    /// Number of the socket.
+    pub id: u64,
+    /// Number of the linked socket.
+    pub link: Option<u64>,
+    /// Backend process id, or that of a Unix peer.
+    pub remote_pid: u32,
+    /// Tracked `application_name`.
+    pub application_name: Option<String>,
+}
+
+/// Counters of one database.
+#[derive(Debug, Clone)]
+pub struct StatsRow {
+    /// Client-side database.
+    pub database: String,
+    /// Since the start.
+    pub total: Totals,
+    /// In the last full statistics period.
+    pub period: Totals,
+}
+
+/// One database.
+#[derive(Debug, Clone)]
+pub struct DatabaseRow {
+    /// Client-side name.
+    pub name: String,
+    /// `host` as configured.
+    pub host: Option<String>,
+    /// Server port.
+    pub port: u16,
+    /// Name on the server.
+    pub database: String,
+    /// Forced user.
+    pub force_user: Option<String>,
+    /// Effective pool size; 0 is no limit.
+    pub pool_size: usize,
+    /// Effective minimum.
+    pub min_pool_size: usize,
+    /// Effective reserve.
+    pub reserve_pool_size: usize,
+    /// Effective lifetime of servers, in seconds.
+    pub server_lifetime: u64,
+    /// Its own pool mode.
+    pub pool_mode: Option<PoolMode>,
+    /// Set for host lists only.
+    pub load_balance: Option<LoadBalance>,
+    /// Effective limit of servers; 0 is none.
+    pub max_connections: usize,
+    /// Servers now.
+    pub current_connections: usize,
+    /// Effective limit of clients; 0 is none.
+    pub max_client_connections: usize,
+    /// Clients now.
+    pub current_client_connections: usize,
+    /// `PAUSE` or `KILL` is in effect for it.
+    pub paused: bool,
+    /// `DISABLE` is in effect.
+    pub disabled: bool,
+}
+
+/// How many there are of what.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
+    /// Databases.
+    pub databases: usize,
+    /// Users.
+    pub users: usize,
+    /// Pools.
+    pub pools: usize,
+    /// Logged-in clients.
+    pub used_clients: usize,
+    /// Clients logging in.
+    pub login_clients: usize,
+    /// Server connections.
+    pub used_servers: usize,
+}
+
+fn load_balance(db: &Db) -> Option<LoadBalance> {
+    let spec = db.spec.load();
+    (spec.hosts.len() > 1).then_some(spec.load_balance)
+}
+
+pub(crate) fn pools(shared: &Shared) -> Vec<PoolRow> {
+    let now = shared.clock.micros();
+    let clients = shared.clients.all();
+    shared.registry.pools().iter().map(|pool| pool_row(pool, &clients, now)).collect()
+}
+
+fn pool_row(pool: &Pool, clients: &[std::sync::Arc<ClientInfo>], now: u64) -> PoolRow {
+    let mine = clients.iter().filter(|c| std::ptr::eq(&*c.pool, pool));
+    let waiting: usize = pool.shards.iter().map(|s| s.counts().1).sum();
+    let logged_in_waiting = mine.clone().filter(|c| c.state() == ClientState::Waiting).count();
+    PoolRow {
+        database: pool.db.name.clone(),
+        user: pool.user.name.clone(),
+        cl_active: mine.count() - logged_in_waiting,
+        cl_waiting: waiting,
+        sv_active: pool.count(ServerState::Active),
+        sv_being_canceled: pool.count(ServerState::BeingCanceled),
+        sv_idle: pool.count(ServerState::Idle),
+        sv_used: pool.count(ServerState::Used),
+        sv_tested: pool.count(ServerState::Tested),
+        sv_login: pool.connecting(),
+        maxwait: pool.oldest_wait().map_or(0, |since| now.saturating_sub(since)),
+        pool_mode: pool.rules.load().mode,
+        load_balance: load_balance(&pool.db),
+    }
+}
+
+pub(crate) fn clients(shared: &Shared) -> Vec<SocketRow> {
+    shared.clients.all().iter().map(|c| client_row(shared, c)).collect()
+}
+
+fn client_row(shared: &Shared, client: &ClientInfo) -> SocketRow {
+    let since = client.since.load(Relaxed);
+    SocketRow {
+        user: client.login.name.clone(),
+        database: client.pool.db.name.clone(),
+        replication: client.replication,
+        state: match client.state() {
+            ClientState::Idle => "idle",
+            ClientState::Active => "active",
+            ClientState::Waiting => "waiting",
+        },
+        remote: client.remote,
+        local: client.local,
+        fallback_port: shared.port(),
+        connected: shared.clock.wall(client.connected),
+        requested: shared.clock.wall(client.requested.load(Relaxed)),
+        wait: if since == 0 { 0 } else { shared.clock.micros().saturating_sub(since) },
+        close_needed: false,
+        id: client.id,
+        link: Some(client.server.load(Relaxed)).filter(|id| *id != 0),
+        remote_pid: client.remote.pid().map_or(0, |pid| pid as u32),
+        application_name: client.params().application_name().map(str::to_owned),
+    }
+}
+
+pub(crate) fn servers(shared: &Shared) -> Vec<SocketRow> {
+    let mut rows = Vec::new();
+    for pool in shared.registry.pools() {
+        let mut members = pool.members();
+        members.sort_by_key(|m| (m.state(), m.id));
+        rows.extend(members.iter().map(|m| server_row(shared, &pool, m)));
+    }
+    rows
+}
+
+fn server_row(shared: &Shared, pool: &Pool, server: &ServerInfo) -> SocketRow {
+    SocketRow {
+        user: pool.user.name.clone(),
+        database: pool.db.name.clone(),
+        replication: if server.replication { Replication::Logical } else { Replication::Off },
+        state: match server.state() {
+            ServerState::Active => "active",
+            ServerState::Idle => "idle",
+            ServerState::Used => "used",
+            ServerState::Tested => "tested",
+            ServerState::BeingCanceled => "being_canceled",
+        },
+        remote: server.remote,
+        local: server.local,
+        fallback_port: server.port,
+        connected: shared.clock.wall(server.opened),
+        requested: shared.clock.wall(server.requested.load(Relaxed).max(server.opened)),
+        wait: 0,
+        close_needed: server.generation != pool.generation(),
+        id: server.id,
+        link: Some(server.client.load(Relaxed)).filter(|id| *id != 0),
+        remote_pid: server.pid,
+        application_name: server.params().application_name().map(str::to_owned),
+    }
+}
+
+/// Per database, those with a pool only.
+pub(crate) fn stats(shared: &Shared) -> Vec<StatsRow> {
+    let mut rows = Vec::new();
+    for db in shared.registry.databases() {
+        let pools = db.pools();
+        if pools.is_empty() {
+            continue;
+        }
+        let mut row =
+            StatsRow { database: db.name.clone(), total: Totals::default(), period: Totals::default() };
+        for pool in pools {
+            row.total.add(&pool.totals());
+            row.period.add(&pool.last_period());
+        }
+        rows.push(row);
+    }
+    rows
+}
+
+/// Configured databases, and those that came from `*` and are in use.
+pub(crate) fn databases(shared: &Shared) -> Vec<DatabaseRow> {
+    let config = shared.config.load();
+    // Entries are made when a client comes; what nobody has used yet is shown as well.
+    for name in config.databases.keys() {
+        let _ = shared.registry.database(&config, name, shared.clock.micros());
+    }
+    shared.registry.databases().iter().map(|db| database_row(shared, db)).collect()
+}
+
+fn database_row(shared: &Shared, db: &Db) -> DatabaseRow {
+    let config = shared.config.load();
+    let spec = db.spec.load();
+    let sizes = &config.sizes;
+    let number = |n: Option<std::num::NonZeroUsize>| n.map_or(0, std::num::NonZeroUsize::get);
+    DatabaseRow {
+        name: db.name.clone(),
+        host: spec.host_text.clone(),
+        port: spec.port,
+        database: db.server_name(),
+        force_user: spec.user.clone(),
+        pool_size: number(spec.pool_size.unwrap_or(sizes.size)),
+        min_pool_size: spec.min_pool_size.unwrap_or(sizes.min),
+        reserve_pool_size: spec.reserve_pool_size.unwrap_or(sizes.reserve),
+        server_lifetime: spec.server_lifetime.unwrap_or(config.server.lifetime).as_secs(),
+        pool_mode: spec.pool_mode,
+        load_balance: load_balance(db),
+        max_connections: number(spec.max_connections.or(config.limits.max_db_connections)),
+        current_connections: db.servers.get(),
+        max_client_connections: number(
+            spec.max_client_connections.or(config.limits.max_db_client_connections),
+        ),
+        current_client_connections: db.clients.get(),
+        paused: db.paused.load(Relaxed),
+        disabled: db.disabled.load(Relaxed),
+    }
+}
+
+pub(crate) fn counts(shared: &Shared) -> Counts {
+    let pools = shared.registry.pools();
+    Counts {
+        databases: shared.registry.databases().len(),
+        users: shared.registry.user_count(),
+        pools: pools.len(),
+        used_clients: shared.clients.len(),
+        login_clients: shared.clients.logging_in.load(Relaxed),
+        used_servers: pools.iter().map(|p| p.open.get()).sum(),
+    }
+}
