@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use pooler::config::{Database, Host, LoadBalance, PoolMode, Secret};
+use pooler::config::{Database, Host, LoadBalance, Secret};
 
 use crate::connstr;
 use crate::finding::{Place, Report, did_you_mean};
@@ -40,8 +40,8 @@ pub(crate) const KEYS: &[Key] = &[
         "name, address, `/directory`, `@abstract`; or a list of them separated by commas, without blanks",
         "Where the server is; without it, the Unix socket in `unix_socket_dir`.",
         |db, v| {
-            db.hosts = hosts(v)?;
             db.host_text = Some(v.to_owned());
+            db.hosts = hosts(v)?;
             Ok(())
         },
     ),
@@ -179,7 +179,7 @@ pub(crate) fn parse(
     for (key, value) in pairs {
         set(&mut database, key, &value, place, report);
     }
-    if database.hosts.is_empty() {
+    if database.host_text.is_none() {
         match unix_socket_dir {
             Some(dir) => database.hosts.push(Host::Unix(dir.into())),
             None => report.fault(
@@ -236,7 +236,7 @@ fn empty(name: &str) -> Database {
         pool_size: None,
         min_pool_size: None,
         reserve_pool_size: None,
-        pool_mode: None::<PoolMode>,
+        pool_mode: None,
         max_connections: None,
         max_client_connections: None,
         server_lifetime: None,

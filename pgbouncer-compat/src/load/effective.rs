@@ -1,0 +1,164 @@
+//! Settings to the pooler's types. The table has judged every value, so nothing can fail here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use pooler::config::{
+    Auth, AuthMethod, CheckQuery, Config, Database, Limits, Listen, ListenAddr, LogRules, PoolMode,
+    PoolSizes, ServerRules, SocketOptions, StartupParams, Timeouts, UnixListen, User, Userlist,
+};
+
+use super::Program;
+use crate::settings::Values;
+use crate::users;
+
+pub(super) fn config(
+    settings: &Values,
+    userlist: Userlist,
+    databases: BTreeMap<String, Arc<Database>>,
+    fallback: Option<Arc<Database>>,
+    users: HashMap<String, User>,
+) -> Config {
+    Config {
+        listen: listen(settings),
+        workers: workers(settings.count("workers")),
+        auth: Auth {
+            method: auth_method(settings.text("auth_type")),
+            userlist,
+            admin_users: settings.list("admin_users"),
+            stats_users: settings.list("stats_users"),
+            scram_iterations: settings.count("scram_iterations"),
+        },
+        limits: limits(settings),
+        timeouts: timeouts(settings),
+        sizes: PoolSizes {
+            size: NonZeroUsize::new(settings.count("default_pool_size")),
+            min: settings.count("min_pool_size"),
+            reserve: settings.count("reserve_pool_size"),
+        },
+        pool_mode: users::pool_mode(settings.text("pool_mode")).unwrap_or(PoolMode::Session),
+        server: server_rules(settings),
+        params: StartupParams {
+            ignore: settings.list("ignore_startup_parameters"),
+            track_extra: settings.list("track_extra_parameters"),
+            application_name_add_host: settings.flag("application_name_add_host"),
+            refuse_simple_query: settings.flag("disable_pqexec"),
+        },
+        socket: socket_options(settings),
+        log: LogRules {
+            connections: settings.flag("log_connections"),
+            disconnections: settings.flag("log_disconnections"),
+            pooler_errors: settings.flag("log_pooler_errors"),
+            stats: settings.flag("log_stats"),
+        },
+        stats_period: settings.time("stats_period"),
+        databases,
+        fallback,
+        users,
+    }
+}
+
+/// `started_from` is the file named on the command line.
+pub(super) fn program(settings: &Values, started_from: &Path) -> Program {
+    let path = |name| settings.text_if_any(name).map(PathBuf::from);
+    Program {
+        conffile: settings.place("conffile").and(path("conffile")).unwrap_or(started_from.into()),
+        pidfile: path("pidfile"),
+        logfile: path("logfile"),
+        user: settings.text_if_any("user").map(str::to_owned),
+        verbose: settings.place("verbose").map(|_| settings.count("verbose")),
+    }
+}
+
+fn listen(settings: &Values) -> Listen {
+    let addr = |word: String| match word.parse() {
+        Ok(ip) => ListenAddr::Ip(ip),
+        Err(_) if word == "*" => ListenAddr::Any,
+        Err(_) => ListenAddr::Name(word),
+    };
+    Listen {
+        addrs: settings.list("listen_addr").into_iter().map(addr).collect(),
+        port: settings.count("listen_port"),
+        backlog: settings.count("listen_backlog"),
+        unix: settings.text_if_any("unix_socket_dir").map(|dir| UnixListen {
+            dir: dir.into(),
+            mode: settings.count("unix_socket_mode"),
+            group: settings.text_if_any("unix_socket_group").map(str::to_owned),
+        }),
+        reuse_port: settings.flag("so_reuseport"),
+        defer_accept: settings.flag("tcp_defer_accept"),
+    }
+}
+
+/// 0 is one a core.
+fn workers(count: usize) -> NonZeroUsize {
+    NonZeroUsize::new(count)
+        .or_else(|| std::thread::available_parallelism().ok())
+        .unwrap_or(NonZeroUsize::MIN)
+}
+
+/// The table admits no other method.
+fn auth_method(name: &str) -> AuthMethod {
+    match name {
+        "any" => AuthMethod::Any,
+        "trust" => AuthMethod::Trust,
+        "plain" => AuthMethod::Plain,
+        "scram-sha-256" => AuthMethod::Scram,
+        _ => AuthMethod::Md5,
+    }
+}
+
+fn limits(settings: &Values) -> Limits {
+    let limit = |name| NonZeroUsize::new(settings.count(name));
+    Limits {
+        max_client_conn: settings.count("max_client_conn"),
+        max_db_connections: limit("max_db_connections"),
+        max_db_client_connections: limit("max_db_client_connections"),
+        max_user_connections: limit("max_user_connections"),
+        max_user_client_connections: limit("max_user_client_connections"),
+        max_packet_size: settings.count("max_packet_size"),
+    }
+}
+
+fn timeouts(settings: &Values) -> Timeouts {
+    Timeouts {
+        query_wait: settings.time_limit("query_wait_timeout"),
+        query_wait_notify: settings.time_limit("query_wait_notify"),
+        client_login: settings.time_limit("client_login_timeout"),
+        server_connect: settings.time_limit("server_connect_timeout"),
+        server_login_retry: settings.time("server_login_retry"),
+        reserve_pool: settings.time_limit("reserve_pool_timeout"),
+        cancel_wait: settings.time_limit("cancel_wait_timeout"),
+        autodb_idle: settings.time_limit("autodb_idle_timeout"),
+    }
+}
+
+fn server_rules(settings: &Values) -> ServerRules {
+    ServerRules {
+        reset_query: settings.text("server_reset_query").to_owned(),
+        reset_query_always: settings.flag("server_reset_query_always"),
+        check_query: match settings.text("server_check_query") {
+            "" => CheckQuery::Off,
+            "<empty>" => CheckQuery::Empty,
+            sql => CheckQuery::Sql(sql.to_owned()),
+        },
+        check_delay: settings.time("server_check_delay"),
+        round_robin: settings.flag("server_round_robin"),
+        lifetime: settings.time("server_lifetime"),
+        idle_timeout: settings.time_limit("server_idle_timeout"),
+    }
+}
+
+fn socket_options(settings: &Values) -> SocketOptions {
+    let option = |name| NonZeroU32::new(settings.count(name)).map(NonZeroU32::get);
+    SocketOptions {
+        keepalive: settings.flag("tcp_keepalive"),
+        keepcnt: option("tcp_keepcnt"),
+        keepidle: option("tcp_keepidle"),
+        keepintvl: option("tcp_keepintvl"),
+        buffer: option("tcp_socket_buffer"),
+        user_timeout: option("tcp_user_timeout"),
+    }
+}
