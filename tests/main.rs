@@ -1,1 +1,11 @@
-//! Integration tests.
+//! Integration tests: one binary, a module for each behaviour. Every test has a database of its own and a pooler
+//! process of its own; most have one server connection, which makes faults of hand-over deterministic.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+mod copy;
+mod extended;
+mod modes;
+mod pipelines;
+mod simple;

@@ -11,8 +11,8 @@ use crate::peer::is_end;
 use crate::postgres::Database;
 use crate::wire::{Client, Target};
 
-/// One of the two ways to PostgreSQL: how clients log in, and the database where they end. The two ways have a database
-/// each, so that a script finds the same state on both.
+/// A way to PostgreSQL: how clients log in, and the database where they end. Each way has a database of its own, so
+/// that a script finds the same state on all of them.
 #[derive(Debug)]
 pub struct Way {
     /// How clients log in.
@@ -21,36 +21,40 @@ pub struct Way {
     pub database: Database,
 }
 
-/// PostgreSQL itself and a pooler in front of it.
+/// PostgreSQL itself, and ways through a pooler that should be the same.
 #[derive(Debug)]
 pub struct Oracle {
     /// Straight to PostgreSQL.
     pub direct: Way,
-    /// Through the pooler.
-    pub pooled: Way,
+    /// Through a pooler.
+    pub pooled: Vec<Way>,
 }
 
 impl Oracle {
-    /// Runs the script both ways and compares; then a new client must get an answer of its own through the pooler.
+    /// Runs the script on every way and compares; then a new client of each must get an answer of its own.
     #[track_caller]
     pub fn check(&self, script: &Script) {
-        let (direct, pooled) = self.run(script);
-        assert!(direct == pooled, "{}", difference(script, &direct, &pooled));
-        self.check_next_client();
+        self.check_on(&self.pooled, script);
     }
 
-    /// Runs the script both ways.
+    /// [`Oracle::check`] on some of the ways.
     #[track_caller]
-    pub fn run(&self, script: &Script) -> (Transcript, Transcript) {
+    pub fn check_on(&self, ways: &[Way], script: &Script) {
         let direct = script.run(&self.direct);
         assert!(!direct.timed_out(), "PostgreSQL itself does not answer all of {script:?}: {direct:?}");
-        (direct, script.run(&self.pooled))
+        for way in ways {
+            let pooled = script.run(way);
+            assert!(direct == pooled, "{}", difference(script, way, &direct, &pooled));
+            way.check_next_client();
+        }
     }
+}
 
-    /// Whoever comes next on the same server connection gets the answer to its own question and nothing else.
+impl Way {
+    /// Whoever comes next gets the answer to its own question and nothing else.
     #[track_caller]
     pub fn check_next_client(&self) {
-        let mut next = Client::login(&self.pooled.target);
+        let mut next = Client::login(&self.target);
         let reply = next.query("select 'mine'");
         assert_eq!(reply.tags(), "TDCZ", "the next client got {reply:?}");
         assert_eq!(reply.rows(), [[Some("mine".to_string())]]);
@@ -58,9 +62,10 @@ impl Oracle {
     }
 }
 
-fn difference(script: &Script, direct: &Transcript, pooled: &Transcript) -> String {
+fn difference(script: &Script, way: &Way, direct: &Transcript, pooled: &Transcript) -> String {
     let lines = diff(&direct.0, &pooled.0);
-    format!("not what PostgreSQL answers (- PostgreSQL only, + pooler only):\n{lines}to {script:?}")
+    let name = &way.target.database;
+    format!("not what PostgreSQL answers (- PostgreSQL only, + through {name} only):\n{lines}to {script:?}")
 }
 
 /// What clients do, in order. Each reading step names what it waits for, so that a run depends on no timing.
@@ -164,6 +169,14 @@ impl Script {
     pub fn drop_fields(mut self, fields: &[u8]) -> Script {
         self.dropped_fields.extend(fields);
         self
+    }
+
+    /// How many clients it has.
+    pub fn clients(&self) -> usize {
+        let mut clients: Vec<usize> = self.steps.iter().map(|(client, _)| *client).collect();
+        clients.sort_unstable();
+        clients.dedup();
+        clients.len()
     }
 
     fn step(mut self, step: Step) -> Script {

@@ -6,13 +6,13 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::thread;
 use std::time::Duration;
 
 use socket2::SockRef;
 
 use crate::message::{Message, Side};
-use crate::wait::default_deadline;
+use crate::proc::unread;
+use crate::wait::{default_deadline, holds_within};
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +72,14 @@ impl Stream {
             Stream::Tcp(tcp) => tcp.set_read_timeout(Some(limit)),
             Stream::Unix(unix) => unix.set_read_timeout(Some(limit)),
         }
+    }
+
+    /// Waits until the process at the other end has read all that was sent, or has closed (TCP between processes of this
+    /// machine), but no longer than `limit`: whether it has.
+    pub fn wait_until_read(&self, limit: Duration) -> bool {
+        let Stream::Tcp(tcp) = self else { return false };
+        let (Ok(here), Ok(there)) = (tcp.local_addr(), tcp.peer_addr()) else { return true };
+        holds_within(limit, || unread(there, here).unwrap_or(0) == 0)
     }
 
     /// Another handle to the same socket.
@@ -145,13 +153,13 @@ impl Peer {
         self.stream.write_all(bytes)
     }
 
-    /// Sends bytes in pieces that begin at the given offsets, with a pause between them so that they arrive in separate
-    /// packets (which nothing can promise).
+    /// Sends bytes in pieces that begin at the given offsets, each when the one before has been read, or is still not
+    /// read after a moment.
     pub fn send_split(&mut self, bytes: &[u8], offsets: &[usize]) -> io::Result<()> {
         let mut start = 0;
         for end in offsets.iter().copied().chain([bytes.len()]) {
             self.send(&bytes[start..end])?;
-            thread::sleep(Duration::from_millis(2));
+            self.stream.wait_until_read(Duration::from_millis(20));
             start = end;
         }
         Ok(())

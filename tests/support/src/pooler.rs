@@ -61,9 +61,13 @@ impl PoolerBuilder {
 
     /// A line of `[databases]`: this database under its own name, over TCP, with further connection parameters.
     pub fn database(self, database: &Database, params: &str) -> PoolerBuilder {
-        let port = database.postgres().port();
-        let name = database.name();
-        self.database_line(name, &format!("host=127.0.0.1 port={port} dbname={name} {params}"))
+        self.database_as(database.name(), database, params)
+    }
+
+    /// Like [`PoolerBuilder::database`] under another name.
+    pub fn database_as(self, name: &str, database: &Database, params: &str) -> PoolerBuilder {
+        let (port, dbname) = (database.postgres().port(), database.name());
+        self.database_line(name, &format!("host=127.0.0.1 port={port} dbname={dbname} {params}"))
     }
 
     /// A line of `[databases]`: name and connection string.

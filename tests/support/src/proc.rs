@@ -1,6 +1,7 @@
 //! What the kernel knows about a process (Linux `/proc`).
 
 use std::fs;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use nix::unistd::{SysconfVar, sysconf};
@@ -30,6 +31,26 @@ pub fn open_files(pid: u32) -> Option<usize> {
     Some(fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count())
 }
 
+/// Bytes that a TCP socket of this machine has received and its process has not read; `None` if there is no such open
+/// connection any more. `local` is the socket's own address, `remote` the other end's.
+pub fn unread(local: SocketAddr, remote: SocketAddr) -> Option<usize> {
+    const ESTABLISHED: &str = "01";
+    let (local, remote) = (kernel_form(local)?, kernel_form(remote)?);
+    let table = fs::read_to_string("/proc/net/tcp").ok()?;
+    // Each line: number, local address, remote address, state, send queue ":" receive queue, ...
+    let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let line = lines.find(|line| line.len() > 4 && line[1] == local && line[2] == remote)?;
+    (line[3] == ESTABLISHED).then(|| usize::from_str_radix(line[4].split_once(':')?.1, 16).ok())?
+}
+
+/// An IPv4 address as `/proc/net/tcp` writes it: the address in the machine's byte order, the port as a number.
+fn kernel_form(address: SocketAddr) -> Option<String> {
+    match address {
+        SocketAddr::V4(v4) => Some(format!("{:08X}:{:04X}", u32::from_ne_bytes(v4.ip().octets()), v4.port())),
+        SocketAddr::V6(_) => None,
+    }
+}
+
 fn status_field(pid: u32, name: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with(name))?;
@@ -38,7 +59,11 @@ fn status_field(pid: u32, name: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
     use super::*;
+    use crate::wait::holds_within;
 
     #[test]
     fn knows_this_process() {
@@ -47,5 +72,18 @@ mod tests {
         assert!(threads(pid).unwrap() >= 1);
         assert!(open_files(pid).unwrap() >= 3);
         assert!(cpu_time(pid).is_some());
+    }
+
+    #[test]
+    fn knows_what_a_socket_has_not_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let unread = || unread(server.local_addr().unwrap(), client.local_addr().unwrap());
+        assert_eq!(unread(), Some(0));
+        (&client).write_all(b"seven..").unwrap();
+        assert!(holds_within(Duration::from_secs(5), || unread() == Some(7)));
+        (&server).read_exact(&mut [0; 7]).unwrap();
+        assert_eq!(unread(), Some(0));
     }
 }
