@@ -1,1 +1,72 @@
-//! Stub.
+//! The composition root: the only place where the crates meet.
+
+mod configuration;
+pub mod demo;
+pub mod logging;
+pub mod process;
+mod signals;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use admin::AdminConsole;
+use pgbouncer_compat::Loaded;
+use pooler::control::Control;
+use pooler::{ListenError, Running};
+
+use configuration::Source;
+use logging::Log;
+
+/// A pooler, ready to accept.
+pub struct App {
+    running: Running,
+    source: Arc<Source>,
+}
+
+/// Why it could not be started.
+#[derive(Debug)]
+pub enum StartError {
+    /// Nothing could be listened on.
+    Listen(ListenError),
+    /// A thread could not be started.
+    Thread(std::io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Listen(error) => error.fmt(f),
+            StartError::Thread(error) => write!(f, "cannot start a worker: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl App {
+    /// Builds everything from a configuration that was read from `path`, and binds its sockets.
+    ///
+    /// # Errors
+    /// Sockets or threads are not to be had.
+    pub fn build(loaded: Loaded, path: &Path, log: Arc<Log>) -> Result<App, StartError> {
+        let listeners = pooler::bind(&loaded.config.listen).map_err(StartError::Listen)?;
+        let source = Arc::new(Source::new(path, loaded.settings, log));
+        let console = Arc::new(AdminConsole::new(source.clone()));
+        let running = pooler::start(loaded.config, listeners, console).map_err(StartError::Thread)?;
+        Ok(App { running, source })
+    }
+
+    /// The handle to steer it by.
+    pub fn control(&self) -> Control {
+        self.running.control()
+    }
+
+    /// Serves until it is told to stop, by the console or by a signal.
+    pub async fn run(self) {
+        let control = self.running.control();
+        let signals = tokio::spawn(signals::obey(control, self.source));
+        self.running.serve().await;
+        signals.abort();
+    }
+}

@@ -1,2 +1,104 @@
-//! Stub.
-fn main() {}
+//! `pgferry`: arguments, logging, user, pid file, exit code.
+
+#![allow(clippy::print_stdout, reason = "the program prints what it is asked for")]
+
+use std::fmt::Display;
+use std::path::Path;
+use std::process::ExitCode;
+
+use pgbouncer_compat::cli::{self, Command, RunOptions};
+use pgbouncer_compat::texts::VERSION;
+use pgferry::logging::{self, Log};
+use pgferry::process::{self, PidFile, ProcessError};
+use pgferry::{App, demo};
+use tracing::{info, warn};
+
+fn main() -> ExitCode {
+    match cli::parse(std::env::args_os()) {
+        Ok(Command::Run(options)) => end(run(&options), options.quiet),
+        Ok(Command::Check { config }) => check(&config),
+        Ok(Command::Demo(options)) => end(demo::run(&options), false),
+        Ok(Command::Version) => {
+            println!("{VERSION}");
+            ExitCode::SUCCESS
+        }
+        Ok(Command::Help(text)) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// 0 for every regular end, 1 with the reason for any other.
+fn end(outcome: Result<(), Box<dyn std::error::Error>>, quiet: bool) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if !quiet {
+                fatal(&error);
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn fatal(error: &dyn Display) {
+    eprint!("{}", logging::line("FATAL", "", &error.to_string()));
+}
+
+fn check(path: &Path) -> ExitCode {
+    match pgbouncer_compat::load(path) {
+        Ok(loaded) => {
+            loaded.warnings.iter().for_each(|warning| println!("warning: {warning}"));
+            println!("{}: ok", path.display());
+            ExitCode::SUCCESS
+        }
+        Err(faults) => {
+            println!("{faults}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &RunOptions) -> Result<(), Box<dyn std::error::Error>> {
+    if options.reboot {
+        return Err("this version cannot take over the sockets of a running process (-R) yet".into());
+    }
+    let loaded = pgbouncer_compat::load(&options.config).map_err(|faults| {
+        if !options.quiet {
+            faults.0.iter().for_each(|fault| eprint!("{}", logging::line("ERROR", "", &fault.to_string())));
+        }
+        "cannot load config file"
+    })?;
+    let program = loaded.program.clone();
+    process::change_user(options.user.as_deref().or(program.user.as_deref()))?;
+    if let Some(path) = &program.pidfile {
+        PidFile::check(path)?;
+    }
+    let in_background = options.daemon && process::is_in_background();
+    if options.daemon && !in_background {
+        if program.pidfile.is_none() {
+            return Err(ProcessError::NoPidFile.into());
+        }
+        return Ok(process::start_in_background()?);
+    }
+    let verbosity = program.verbose.unwrap_or(options.verbose.into());
+    let log = Log::open(!options.quiet && !in_background, program.logfile.as_deref(), verbosity)?;
+    log.install();
+    loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
+    if let Some((now, most)) = process::raise_file_limit() {
+        info!("kernel file descriptor limit: {now} (hard: {most}); max_client_conn: {}", loaded.config.limits.max_client_conn);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    runtime.block_on(async {
+        let app = App::build(loaded, &options.config, log)?;
+        let _pid_file = program.pidfile.as_deref().map(PidFile::write).transpose()?;
+        info!("process up: {VERSION}");
+        app.run().await;
+        Ok(())
+    })
+}

@@ -1,0 +1,99 @@
+//! Unix signals, turned into what PgBouncer 1.25 does on them.
+
+use std::sync::Arc;
+
+use admin::Configuration;
+use pooler::Phase;
+use pooler::control::Control;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{error, info};
+
+/// Obeys signals for as long as the process lives.
+pub(crate) async fn obey(control: Control, configuration: Arc<dyn Configuration>) {
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(cause) => return error!("cannot watch signals: {cause}"),
+    };
+    loop {
+        let stopping = control.phase() != Phase::Running;
+        match signals.next().await {
+            Asked::Reload => {
+                info!("got SIGHUP, re-reading config");
+                let _ = configuration.reload(&control); // has told the log
+            }
+            Asked::Terminate if stopping => {
+                info!("got SIGTERM while shutting down, fast exit");
+                control.shutdown(Phase::Stopped);
+            }
+            Asked::Interrupt if stopping => {
+                info!("got SIGINT while shutting down, fast exit");
+                control.shutdown(Phase::Stopped);
+            }
+            Asked::Terminate => {
+                info!("got SIGTERM, shutting down, waiting for all clients disconnect");
+                control.shutdown(Phase::WaitForClients);
+            }
+            Asked::Interrupt => {
+                info!("got SIGINT, shutting down, waiting for all servers connections to be released");
+                control.shutdown(Phase::WaitForServers);
+            }
+            Asked::Quit => {
+                info!("got SIGQUIT, fast exit");
+                control.shutdown(Phase::Stopped);
+            }
+            Asked::Pause if control.is_paused() => info!("got SIGUSR1, but already paused/suspended"),
+            Asked::Pause => {
+                info!("got SIGUSR1, pausing all activity");
+                let control = control.clone();
+                tokio::spawn(async move { control.pause(None).await });
+            }
+            Asked::Resume if stopping => info!("got SIGUSR2 while shutting down, ignoring"),
+            Asked::Resume => match control.resume(None) {
+                Ok(()) => info!("got SIGUSR2, continuing from PAUSE"),
+                Err(_) => info!("got SIGUSR2, but not paused/suspended"),
+            },
+        }
+    }
+}
+
+enum Asked {
+    Reload,
+    Terminate,
+    Interrupt,
+    Quit,
+    Pause,
+    Resume,
+}
+
+struct Signals {
+    hup: Signal,
+    term: Signal,
+    int: Signal,
+    quit: Signal,
+    usr1: Signal,
+    usr2: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            hup: signal(SignalKind::hangup())?,
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            usr1: signal(SignalKind::user_defined1())?,
+            usr2: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.hup.recv() => Asked::Reload,
+            _ = self.term.recv() => Asked::Terminate,
+            _ = self.int.recv() => Asked::Interrupt,
+            _ = self.quit.recv() => Asked::Quit,
+            _ = self.usr1.recv() => Asked::Pause,
+            _ = self.usr2.recv() => Asked::Resume,
+        }
+    }
+}
