@@ -91,7 +91,10 @@ fn run(options: &RunOptions) -> Result<(), Box<dyn std::error::Error>> {
     log.install();
     loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
     if let Some((now, most)) = process::raise_file_limit() {
-        info!("kernel file descriptor limit: {now} (hard: {most}); max_client_conn: {}", loaded.config.limits.max_client_conn);
+        info!(
+            "kernel file descriptor limit: {now} (hard: {most}); max_client_conn: {}",
+            loaded.config.limits.max_client_conn
+        );
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     runtime.block_on(async {

@@ -43,7 +43,9 @@ impl fmt::Display for ProcessError {
             ProcessError::Running(path) => {
                 write!(f, "pidfile '{}' exists, another instance running?", path.display())
             }
-            ProcessError::PidFile(path, error) => write!(f, "could not write pidfile '{}': {error}", path.display()),
+            ProcessError::PidFile(path, error) => {
+                write!(f, "could not write pidfile '{}': {error}", path.display())
+            }
             ProcessError::NoPidFile => f.write_str("daemon needs pidfile configured"),
             ProcessError::Background(error) => write!(f, "could not start in the background: {error}"),
         }

@@ -88,19 +88,19 @@ fn measure(work: Work, contenders: &[Contender], stage: &Stage, options: &Option
         for position in 0..contenders.len() {
             let index = (position + round as usize) % contenders.len();
             let row = &mut rows[index];
-            // Who failed once is not tried again.
-            if row.remark.is_some() {
+            // Who can't do it is not tried again; a single failure of one who can leaves the other rounds alone.
+            if row.remark.is_some() && row.samples.is_empty() {
                 continue;
             }
             eprintln!("{work}, round {} of {}: {}", round + 1, options.rounds, row.name);
             match run(work, &contenders[index], stage, options) {
                 Ok(sample) => row.samples.push((round, sample)),
-                Err(error) => row.remark = Some(format!("fails: {error}")),
+                Err(error) => row.remark = Some(format!("fails in round {}: {error}", round + 1)),
             }
         }
     }
     if options.syscalls {
-        for (contender, row) in contenders.iter().zip(&mut rows).filter(|(_, row)| row.remark.is_none()) {
+        for (contender, row) in contenders.iter().zip(&mut rows).filter(|(_, row)| !row.samples.is_empty()) {
             match count_syscalls(work, contender, stage, options) {
                 Ok(counts) => row.syscalls = counts,
                 Err(error) => row.remark = Some(format!("system calls not counted: {error}")),

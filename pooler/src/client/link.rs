@@ -34,7 +34,11 @@ impl Link {
         !self.setting && self.unsent.is_empty() && !self.server.machine.is_overrun()
     }
 
-    pub(super) fn into_server(self) -> Box<Server> {
+    /// The server alone. What it has not been sent will not be.
+    pub(super) fn into_server(mut self) -> Box<Server> {
+        if !self.unsent.is_empty() {
+            self.server.machine.on_sent_rest(false);
+        }
         self.server
     }
 }

@@ -26,7 +26,8 @@ impl Session {
         self.local.info.since.store(since, Relaxed);
         self.local.info.set_state(ClientState::Waiting);
         let linked = match self.replication.clone() {
-            Some(params) => self.wait_for_own_server(&params).await,
+            // Boxed: the future of every session would otherwise be as large as a login to a server.
+            Some(params) => Box::pin(self.wait_for_own_server(params)).await,
             None => self.wait_in_queue(since).await,
         };
         self.counters().wait_time.add(self.worker.shared.clock.micros() - since);
@@ -102,7 +103,7 @@ impl Session {
     }
 
     /// A replication client gets a server connection of its own, opened with its own start-up parameters.
-    async fn wait_for_own_server(&mut self, params: &[(String, String)]) -> Result<(), End> {
+    async fn wait_for_own_server(&mut self, params: Vec<(String, String)>) -> Result<(), End> {
         let permit = loop {
             let now = self.worker.shared.clock.micros();
             if let Some(permit) = self.pool.admit(now) {
@@ -116,7 +117,7 @@ impl Session {
             self.or_gone(tokio::time::sleep(std::time::Duration::from_millis(50))).await?;
         };
         let (worker, pool) = (self.worker.clone(), self.pool.clone());
-        match self.or_gone(server::connect(&worker, &pool, permit, params)).await? {
+        match self.or_gone(server::connect(&worker, &pool, permit, &params)).await? {
             Ok(server) => {
                 self.link(IdleServer::into_server(server));
                 Ok(())

@@ -125,8 +125,9 @@ impl Server {
     }
 
     /// Closes it.
-    pub(crate) fn close(mut self: Box<Self>, reason: &'static str) {
-        self.reason = reason;
+    pub(crate) fn close(self: Box<Self>, reason: &'static str) {
+        let mut server = self;
+        server.reason = reason;
     }
 
     /// Proves that it may be given to anybody, or says that it may not by returning it.

@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -153,16 +154,16 @@ impl Peer {
         self.stream.write_all(bytes)
     }
 
-    /// Sends bytes in pieces that begin at the given offsets, each when the one before has been read, or is still not
-    /// read after a moment.
+    /// Sends bytes in pieces that begin at the given offsets, with a pause between them so that they mostly arrive in
+    /// separate packets.
     pub fn send_split(&mut self, bytes: &[u8], offsets: &[usize]) -> io::Result<()> {
         let mut start = 0;
-        for end in offsets.iter().copied().chain([bytes.len()]) {
+        for end in offsets.iter().copied() {
             self.send(&bytes[start..end])?;
-            self.stream.wait_until_read(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(1));
             start = end;
         }
-        Ok(())
+        self.send(&bytes[start..])
     }
 
     /// Reads one message sent by `side`.
