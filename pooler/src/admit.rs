@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use protocol::auth::AuthRequest;
 use protocol::message::{self, TxStatus};
+use protocol::params::Values;
 use protocol::startup::{self, Parsed, Replication, Startup, StartupPacket};
 use tracing::{info, warn};
 
@@ -18,7 +19,7 @@ use crate::cancel;
 use crate::client::{Admitted, Session};
 use crate::clients::{CancelKey, NewClient};
 use crate::config::Config;
-use crate::console::is_console;
+use crate::console::{Rights, is_console};
 use crate::error::Refusal;
 use crate::lifecycle::Phase;
 use crate::listen::Accepted;
@@ -99,7 +100,7 @@ pub(crate) async fn admit(worker: Rc<Worker>, accepted: Accepted, leave: Leave) 
     shared.clients.logging_in.fetch_sub(1, Relaxed);
     match outcome {
         Ok(Login::Session(session)) => arrival.start_session(*session).await,
-        Ok(Login::Console(rights)) => console_session::run(arrival, rights).await,
+        Ok(Login::Console(client)) => console_session::run(arrival, client).await,
         Ok(Login::Done) => {}
         Err(denied) => arrival.turn_away(denied).await,
     }
@@ -120,7 +121,7 @@ async fn within<T>(
 
 enum Login {
     Session(Box<Authenticated>),
-    Console(crate::console::Rights),
+    Console(ConsoleClient),
     /// It was not a login: a cancel request.
     Done,
 }
@@ -132,6 +133,14 @@ struct Authenticated {
     params: ClientParams,
     replication: Replication,
     counted: [Counting; 2],
+}
+
+/// A client of the console that has proven who it is.
+pub(super) struct ConsoleClient {
+    rights: Rights,
+    user: String,
+    /// Tracked parameters that it gave.
+    params: Values,
 }
 
 impl Arrival {

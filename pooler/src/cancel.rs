@@ -70,6 +70,7 @@ pub(crate) async fn cancel(worker: Rc<Worker>, local: Rc<Local>, _done: oneshot:
     let (Some(target), true) = (target, local.busy.get()) else { return };
     let cancels = local.cancels.borrow_mut().get_or_insert_default().clone();
     cancels.begin();
+    let _counted = pool.cancelling.count();
     let limit = worker.shared.config.load().timeouts.cancel_wait;
     let still_meant = || local.busy.get() && local.request.get() == request;
     let forwarding = async {

@@ -29,7 +29,10 @@ pub trait Console: Send + Sync {
     fn version(&self) -> String;
 }
 
-/// Databases that mean the console.
-pub(crate) fn is_console(database: &str) -> bool {
-    matches!(database, "pgbouncer" | "pgferry")
+/// What the console's database, user and pool are called in tables: PgBouncer's name, which tools look for.
+pub const NAME: &str = "pgbouncer";
+
+/// Whether this database means the console.
+pub fn is_console(database: &str) -> bool {
+    matches!(database, NAME | "pgferry")
 }

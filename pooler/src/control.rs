@@ -12,7 +12,7 @@ use crate::error::Refusal;
 use crate::lifecycle::Phase;
 use crate::pool::{Db, Pool, PoolRules};
 use crate::shared::Shared;
-use crate::snapshot::{self, Counts, DatabaseRow, PoolRow, SocketRow, StatsRow};
+use crate::snapshot::{self, Counts, DatabaseRow, PoolRow, SocketRow, StatsRow, UserRow};
 use crate::worker::Order;
 
 /// Steers a running pooler, from any thread.
@@ -80,12 +80,12 @@ impl Control {
 
     // ---- what there is ---------------------------------------------------------------------------------------
 
-    /// Every pool, by database and user.
+    /// Every pool, by database and user; the console counts as one.
     pub fn pools(&self) -> Vec<PoolRow> {
         snapshot::pools(&self.shared)
     }
 
-    /// Every client, by number.
+    /// Every client, by number, those of the console included.
     pub fn clients(&self) -> Vec<SocketRow> {
         snapshot::clients(&self.shared)
     }
@@ -105,6 +105,11 @@ impl Control {
         snapshot::databases(&self.shared)
     }
 
+    /// Every known user, by name.
+    pub fn users(&self) -> Vec<UserRow> {
+        snapshot::users(&self.shared)
+    }
+
     /// How many there are of what.
     pub fn counts(&self) -> Counts {
         snapshot::counts(&self.shared)
@@ -118,19 +123,16 @@ impl Control {
     /// # Errors
     /// Paused already, or no such database.
     pub async fn pause(&self, database: Option<&str>) -> Result<(), ControlError> {
+        if self.shared.is_paused() {
+            return Err(ControlError::AlreadyPaused);
+        }
         let pools = match database {
             None => {
-                if self.shared.is_paused() {
-                    return Err(ControlError::AlreadyPaused);
-                }
                 self.shared.set_paused(true);
                 self.shared.registry.pools()
             }
             Some(name) => {
                 let db = self.database(name)?;
-                if self.shared.is_paused() {
-                    return Err(ControlError::AlreadyPaused);
-                }
                 db.paused.store(true, Relaxed);
                 db.pools()
             }
@@ -149,11 +151,11 @@ impl Control {
     pub fn resume(&self, database: Option<&str>) -> Result<(), ControlError> {
         let pools = match database {
             None => {
-                if !self.shared.is_paused() {
-                    return Err(ControlError::NotPaused);
-                }
                 if self.shared.phase() != Phase::Running {
                     return Err(ControlError::ShuttingDown);
+                }
+                if !self.shared.is_paused() {
+                    return Err(ControlError::NotPaused);
                 }
                 self.shared.set_paused(false);
                 self.shared.registry.pools()
@@ -178,15 +180,15 @@ impl Control {
     /// # Errors
     /// Paused already, or no such database.
     pub fn kill(&self, database: Option<&str>) -> Result<(), ControlError> {
+        if self.shared.is_paused() {
+            return Err(ControlError::AlreadyPaused);
+        }
         let databases = match database {
             None => {
                 self.shared.registry.databases().into_iter().filter(|db| !db.pools().is_empty()).collect()
             }
             Some(name) => vec![self.database(name)?],
         };
-        if self.shared.is_paused() {
-            return Err(ControlError::AlreadyPaused);
-        }
         for db in databases {
             db.paused.store(true, Relaxed);
             for pool in db.pools() {

@@ -22,6 +22,7 @@ mod client;
 mod clients;
 pub mod config;
 pub mod console;
+mod consoles;
 pub mod control;
 mod error;
 mod lifecycle;

@@ -14,7 +14,6 @@ use crate::console::Console;
 use crate::control::Control;
 use crate::lifecycle::Phase;
 use crate::listen::{Listener, accept};
-use crate::pool::lock;
 use crate::shared::Shared;
 use crate::stats::Totals;
 use crate::worker;
@@ -105,11 +104,9 @@ async fn keep_statistics(shared: Arc<Shared>) {
         tokio::time::sleep(period).await;
         let mut all = Totals::default();
         for pool in shared.registry.pools() {
-            let now = pool.totals();
-            let mut periods = lock(&pool.periods);
-            *periods = [periods[1], now];
-            all.add(&now.since(&periods[0]));
+            all.add(&pool.periods.end(pool.totals()));
         }
+        all.add(&shared.consoles.periods.end(shared.consoles.totals()));
         if shared.config.load().log.stats {
             log_line(&all, period.as_secs_f64());
         }

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::clients::Clients;
 use crate::config::Config;
 use crate::console::Console;
+use crate::consoles::Consoles;
 use crate::lifecycle::Phase;
 use crate::params::Params;
 use crate::pool::{Census, Registry};
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) census: Arc<Census>,
     pub(crate) clients: Clients,
+    pub(crate) consoles: Arc<Consoles>,
     pub(crate) secrets: Secrets,
     pub(crate) console: Arc<dyn Console>,
     pub(crate) phase: watch::Sender<Phase>,
@@ -68,6 +70,7 @@ impl Shared {
             registry: Registry::default(),
             census: Arc::default(),
             clients: Clients::default(),
+            consoles: Arc::default(),
             secrets: Secrets::new(),
             console,
             phase: watch::Sender::new(Phase::Running),

@@ -1,12 +1,17 @@
 //! What the pooler looks like at one moment, as plain data: the console and the metrics render the same rows.
 
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
 
 use protocol::startup::Replication;
 
 use crate::clients::{ClientInfo, ClientState};
-use crate::config::{LoadBalance, PoolMode};
+use crate::config::{Config, LoadBalance, PoolMode, User};
+use crate::console;
+use crate::consoles::ConsoleInfo;
 use crate::net::Peer;
 use crate::pool::{Db, Pool};
 use crate::server::{ServerInfo, ServerState};
@@ -24,6 +29,8 @@ pub struct PoolRow {
     pub cl_active: usize,
     /// Clients in the queue.
     pub cl_waiting: usize,
+    /// Cancel requests on their way, each on a server connection of its own.
+    pub cancelling: usize,
     /// Servers linked to a client.
     pub sv_active: usize,
     /// Servers held back until cancel requests are over.
@@ -129,6 +136,27 @@ pub struct DatabaseRow {
     pub disabled: bool,
 }
 
+/// One user.
+#[derive(Debug, Clone)]
+pub struct UserRow {
+    /// Name.
+    pub name: String,
+    /// Its own pool size; 0 is no limit.
+    pub pool_size: Option<usize>,
+    /// Its own reserve.
+    pub reserve_pool_size: Option<usize>,
+    /// Its own pool mode.
+    pub pool_mode: Option<PoolMode>,
+    /// Effective limit of servers; 0 is none.
+    pub max_connections: usize,
+    /// Servers now, as server-side user.
+    pub current_connections: usize,
+    /// Effective limit of clients; 0 is none.
+    pub max_client_connections: usize,
+    /// Clients now, as login user.
+    pub current_client_connections: usize,
+}
+
 /// How many there are of what.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Counts {
@@ -154,10 +182,13 @@ fn load_balance(db: &Db) -> Option<LoadBalance> {
 pub(crate) fn pools(shared: &Shared) -> Vec<PoolRow> {
     let now = shared.clock.micros();
     let clients = shared.clients.all();
-    shared.registry.pools().iter().map(|pool| pool_row(pool, &clients, now)).collect()
+    let mut rows: Vec<_> = shared.registry.pools().iter().map(|pool| pool_row(pool, &clients, now)).collect();
+    rows.push(console_pool(shared));
+    rows.sort_by(|a, b| (&a.database, &a.user).cmp(&(&b.database, &b.user)));
+    rows
 }
 
-fn pool_row(pool: &Pool, clients: &[std::sync::Arc<ClientInfo>], now: u64) -> PoolRow {
+fn pool_row(pool: &Pool, clients: &[Arc<ClientInfo>], now: u64) -> PoolRow {
     let mine = clients.iter().filter(|c| std::ptr::eq(&*c.pool, pool));
     let waiting: usize = pool.shards.iter().map(|s| s.counts().1).sum();
     let logged_in_waiting = mine.clone().filter(|c| c.state() == ClientState::Waiting).count();
@@ -166,6 +197,7 @@ fn pool_row(pool: &Pool, clients: &[std::sync::Arc<ClientInfo>], now: u64) -> Po
         user: pool.user.name.clone(),
         cl_active: mine.count() - logged_in_waiting,
         cl_waiting: waiting,
+        cancelling: pool.cancelling.get(),
         sv_active: pool.count(ServerState::Active),
         sv_being_canceled: pool.count(ServerState::BeingCanceled),
         sv_idle: pool.count(ServerState::Idle),
@@ -178,8 +210,52 @@ fn pool_row(pool: &Pool, clients: &[std::sync::Arc<ClientInfo>], now: u64) -> Po
     }
 }
 
+fn console_pool(shared: &Shared) -> PoolRow {
+    PoolRow {
+        database: console::NAME.to_owned(),
+        user: console::NAME.to_owned(),
+        cl_active: shared.consoles.len(),
+        cl_waiting: 0,
+        cancelling: 0,
+        sv_active: 0,
+        sv_being_canceled: 0,
+        sv_idle: 0,
+        sv_used: 0,
+        sv_tested: 0,
+        sv_login: 0,
+        maxwait: 0,
+        pool_mode: PoolMode::Statement,
+        load_balance: None,
+    }
+}
+
 pub(crate) fn clients(shared: &Shared) -> Vec<SocketRow> {
-    shared.clients.all().iter().map(|c| client_row(shared, c)).collect()
+    let clients = shared.clients.all();
+    let consoles = shared.consoles.all();
+    let mut rows: Vec<_> = clients.iter().map(|c| client_row(shared, c)).collect();
+    rows.extend(consoles.into_iter().map(|c| console_client(shared, c)));
+    rows.sort_by_key(|row| row.id);
+    rows
+}
+
+fn console_client(shared: &Shared, client: ConsoleInfo) -> SocketRow {
+    SocketRow {
+        user: client.user,
+        database: console::NAME.to_owned(),
+        replication: Replication::Off,
+        state: "idle",
+        remote: client.remote,
+        local: client.local,
+        fallback_port: shared.port(),
+        connected: shared.clock.wall(client.connected),
+        requested: shared.clock.wall(client.requested),
+        wait: 0,
+        close_needed: false,
+        id: client.id,
+        link: None,
+        remote_pid: client.remote.pid().map_or(0, |pid| pid as u32),
+        application_name: client.application_name,
+    }
 }
 
 fn client_row(shared: &Shared, client: &ClientInfo) -> SocketRow {
@@ -243,7 +319,7 @@ fn server_row(shared: &Shared, pool: &Pool, server: &ServerInfo) -> SocketRow {
     }
 }
 
-/// Per database, those with a pool only.
+/// Per database, those with a pool only, and for the console.
 pub(crate) fn stats(shared: &Shared) -> Vec<StatsRow> {
     let mut rows = Vec::new();
     for db in shared.registry.databases() {
@@ -255,28 +331,68 @@ pub(crate) fn stats(shared: &Shared) -> Vec<StatsRow> {
             StatsRow { database: db.name.clone(), total: Totals::default(), period: Totals::default() };
         for pool in pools {
             row.total.add(&pool.totals());
-            row.period.add(&pool.last_period());
+            row.period.add(&pool.periods.last());
         }
         rows.push(row);
     }
+    rows.push(StatsRow {
+        database: console::NAME.to_owned(),
+        total: shared.consoles.totals(),
+        period: shared.consoles.periods.last(),
+    });
+    rows.sort_by(|a, b| a.database.cmp(&b.database));
     rows
 }
 
-/// Configured databases, and those that came from `*` and are in use.
+/// Configured databases, those that came from `*` and are in use, and the console's.
 pub(crate) fn databases(shared: &Shared) -> Vec<DatabaseRow> {
+    let mut rows: Vec<_> = known_databases(shared).iter().map(|db| database_row(shared, db)).collect();
+    rows.push(console_database(shared));
+    rows.sort_by(|a, b| a.name.cmp(&b.name));
+    rows
+}
+
+/// Entries are made when a client comes; what nobody has used yet is known as well.
+fn known_databases(shared: &Shared) -> Vec<Arc<Db>> {
     let config = shared.config.load();
-    // Entries are made when a client comes; what nobody has used yet is shown as well.
     for name in config.databases.keys() {
         let _ = shared.registry.database(&config, name, shared.clock.micros());
     }
-    shared.registry.databases().iter().map(|db| database_row(shared, db)).collect()
+    shared.registry.databases()
+}
+
+fn console_database(shared: &Shared) -> DatabaseRow {
+    let config = shared.config.load();
+    DatabaseRow {
+        name: console::NAME.to_owned(),
+        host: None,
+        port: shared.port(),
+        database: console::NAME.to_owned(),
+        force_user: Some(console::NAME.to_owned()),
+        pool_size: 2,
+        min_pool_size: 0,
+        reserve_pool_size: 0,
+        server_lifetime: config.server.lifetime.as_secs(),
+        pool_mode: Some(PoolMode::Statement),
+        load_balance: None,
+        max_connections: number(config.limits.max_db_connections),
+        current_connections: 0,
+        max_client_connections: number(config.limits.max_db_client_connections),
+        current_client_connections: shared.consoles.len(),
+        paused: false,
+        disabled: false,
+    }
+}
+
+/// A limit as the console shows it.
+fn number(limit: Option<NonZeroUsize>) -> usize {
+    limit.map_or(0, NonZeroUsize::get)
 }
 
 fn database_row(shared: &Shared, db: &Db) -> DatabaseRow {
     let config = shared.config.load();
     let spec = db.spec.load();
     let sizes = &config.sizes;
-    let number = |n: Option<std::num::NonZeroUsize>| n.map_or(0, std::num::NonZeroUsize::get);
     DatabaseRow {
         name: db.name.clone(),
         host: spec.host_text.clone(),
@@ -300,13 +416,48 @@ fn database_row(shared: &Shared, db: &Db) -> DatabaseRow {
     }
 }
 
+/// Users of the user list and of `[users]`, forced users, and the console's. A name that somebody has merely tried
+/// is none.
+pub(crate) fn users(shared: &Shared) -> Vec<UserRow> {
+    let config = shared.config.load();
+    let consoles = shared.consoles.all();
+    known_users(&config).into_iter().map(|name| user_row(shared, &config, &consoles, name)).collect()
+}
+
+fn known_users(config: &Config) -> BTreeSet<&str> {
+    let databases = config.databases.values().chain(&config.fallback);
+    let forced = databases.filter_map(|db| db.user.as_deref());
+    let listed = config.auth.userlist.0.keys().chain(config.users.keys()).map(String::as_str);
+    listed.chain(forced).chain([console::NAME]).collect()
+}
+
+fn user_row(shared: &Shared, config: &Config, consoles: &[ConsoleInfo], name: &str) -> UserRow {
+    let rules = config.users.get(name);
+    let seen = shared.registry.known_user(name);
+    let own = |limit: fn(&User) -> Option<NonZeroUsize>| rules.and_then(limit);
+    UserRow {
+        name: name.to_owned(),
+        pool_size: rules.and_then(|r| r.pool_size).map(number),
+        reserve_pool_size: rules.and_then(|r| r.reserve_pool_size),
+        pool_mode: rules.and_then(|r| r.pool_mode),
+        max_connections: number(own(|r| r.max_connections).or(config.limits.max_user_connections)),
+        current_connections: seen.as_ref().map_or(0, |user| user.servers.get()),
+        max_client_connections: number(
+            own(|r| r.max_client_connections).or(config.limits.max_user_client_connections),
+        ),
+        current_client_connections: seen.map_or(0, |user| user.clients.get())
+            + consoles.iter().filter(|c| c.user == name).count(),
+    }
+}
+
+/// The console counts among databases, users and pools.
 pub(crate) fn counts(shared: &Shared) -> Counts {
     let pools = shared.registry.pools();
     Counts {
-        databases: shared.registry.databases().len(),
-        users: shared.registry.user_count(),
-        pools: pools.len(),
-        used_clients: shared.clients.len(),
+        databases: known_databases(shared).len() + 1,
+        users: known_users(&shared.config.load()).len(),
+        pools: pools.len() + 1,
+        used_clients: shared.clients.len() + shared.consoles.len(),
         login_clients: shared.clients.logging_in.load(Relaxed),
         used_servers: pools.iter().map(|p| p.open.get()).sum(),
     }

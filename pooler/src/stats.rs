@@ -1,6 +1,7 @@
 //! Counters of a pool, one set a worker, summed when somebody asks.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// A counter with one writer (the worker it belongs to) and any number of readers: no locked instruction to count.
@@ -77,4 +78,27 @@ counters! {
     binds,
     /// Successful logins.
     logins,
+}
+
+/// Totals at the last two ends of the statistics period.
+#[derive(Debug, Default)]
+pub(crate) struct Periods(Mutex<[Totals; 2]>);
+
+impl Periods {
+    /// A period ends with these totals. Returns what has come in it.
+    pub(crate) fn end(&self, now: Totals) -> Totals {
+        let mut ends = self.ends();
+        *ends = [ends[1], now];
+        now.since(&ends[0])
+    }
+
+    /// What came in the last full period.
+    pub(crate) fn last(&self) -> Totals {
+        let [before, after] = *self.ends();
+        after.since(&before)
+    }
+
+    fn ends(&self) -> MutexGuard<'_, [Totals; 2]> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

@@ -8,7 +8,7 @@ use protocol::auth::{self, AuthRequest, Mechanisms, SaslInitialResponse, SecretK
 use protocol::startup::Startup;
 use subtle::ConstantTimeEq;
 
-use super::{Arrival, Denied};
+use super::{Arrival, ConsoleClient, Denied};
 use crate::config::{AuthMethod, Config, Secret};
 use crate::console::Rights;
 use crate::error::Refusal;
@@ -35,16 +35,21 @@ pub(super) async fn authenticate(
 }
 
 impl Arrival {
-    /// What a client of the console may do, once it has proven who it is.
     pub(super) async fn log_in_to_console(
         &mut self,
         config: &Config,
         startup: &Startup,
-    ) -> Result<Rights, Denied> {
+    ) -> Result<ConsoleClient, Denied> {
+        let tracked = &self.worker.shared.params.tracked;
+        let params = super::ClientParams::read(startup, config, tracked, self.remote, self.local)?.values;
+        let rights = self.console_rights(config, startup).await?;
+        Ok(ConsoleClient { rights, user: startup.user().to_owned(), params })
+    }
+
+    /// What a client of the console may do, once it has proven who it is.
+    async fn console_rights(&mut self, config: &Config, startup: &Startup) -> Result<Rights, Denied> {
         let user = startup.user();
         let listed = |list: &[String]| list.iter().any(|u| u == user);
-        let tracked = &self.worker.shared.params.tracked;
-        super::ClientParams::read(startup, config, tracked, self.remote, self.local)?;
         if matches!(user, "pgbouncer" | "pgferry") && self.is_own_process_owner() {
             tracing::info!(peer = %self.label(), "pgbouncer access from unix socket");
             return Ok(Rights::Admin);

@@ -5,29 +5,43 @@ use std::sync::Arc;
 use protocol::auth::AuthRequest;
 use protocol::error_fields::ErrorMessage;
 use protocol::message::{self, TxStatus};
+use protocol::params::{Tracked, Values};
 use protocol::sqlstate::SqlState;
 
-use super::Arrival;
-use crate::console::Rights;
+use super::{Arrival, ConsoleClient};
+use crate::consoles::ConsoleInfo;
 use crate::control::Control;
+use crate::net::Conversation;
 use crate::secrets::random;
 
+/// While a command waits, further input is read up to this many bytes, so that the client's leaving is noticed.
+const READ_AHEAD: usize = 64 << 10;
+
 /// Serves the client until it leaves or the process stops.
-pub(super) async fn run(mut arrival: Arrival, rights: Rights) {
+pub(super) async fn run(mut arrival: Arrival, client: ConsoleClient) {
     let mut stopped = arrival.worker.shared.phase.subscribe();
-    let session = serve(&mut arrival, rights);
+    let session = serve(&mut arrival, client);
     tokio::select! {
         () = session => {}
         _ = stopped.wait_for(|phase| *phase == crate::lifecycle::Phase::Stopped) => {}
     }
 }
 
-async fn serve(arrival: &mut Arrival, rights: Rights) {
+async fn serve(arrival: &mut Arrival, client: ConsoleClient) {
     let shared = arrival.worker.shared.clone();
+    let entry = shared.consoles.add(ConsoleInfo {
+        id: arrival.id,
+        application_name: client.params.get(Tracked::APPLICATION_NAME).map(str::to_owned),
+        user: client.user,
+        remote: arrival.remote,
+        local: arrival.local,
+        connected: arrival.since,
+        requested: arrival.since,
+    });
     let control = Control::new(shared.clone());
     let console = Arc::clone(&shared.console);
     let mut out = Vec::new();
-    write_welcome(&mut out, &console.version());
+    write_welcome(&mut out, &console.version(), &shared.params.tracked, &client.params);
     loop {
         if arrival.conversation.send(&out).await.is_err() {
             return;
@@ -37,19 +51,17 @@ async fn serve(arrival: &mut Arrival, rights: Rights) {
             Ok(message) => message,
             Err(_) => return,
         };
+        entry.touch(shared.clock.micros());
         match tag {
             b'Q' => {
                 let text = body.strip_suffix(&[0]).unwrap_or(&body);
                 let text = String::from_utf8_lossy(text);
-                let executing = console.execute(&control, &text, rights);
                 // A client that leaves takes its command with it: PAUSE must not go on waiting.
-                let answer = tokio::select! {
-                    answer = executing => answer,
-                    _ = arrival.conversation.read_more() => {
-                        return;
-                    }
-                };
-                out = answer;
+                tokio::select! {
+                    biased;
+                    answer = console.execute(&control, &text, client.rights) => out = answer,
+                    () = until_gone(&mut arrival.conversation) => return,
+                }
                 message::ready_for_query(&mut out, TxStatus::Idle);
             }
             b'X' => return,
@@ -72,6 +84,14 @@ async fn serve(arrival: &mut Arrival, rights: Rights) {
     }
 }
 
+async fn until_gone(conversation: &mut Conversation) {
+    while conversation.read_more().await.is_ok() {
+        if conversation.input().len() > READ_AHEAD {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
 async fn skip_to_sync(arrival: &mut Arrival) -> bool {
     loop {
         match arrival.conversation.next().await {
@@ -82,9 +102,10 @@ async fn skip_to_sync(arrival: &mut Arrival) -> bool {
     }
 }
 
-fn write_welcome(out: &mut Vec<u8>, version: &str) {
+/// `params` are those that the client gave: they are told back to it.
+fn write_welcome(out: &mut Vec<u8>, version: &str, tracked: &Tracked, params: &Values) {
     AuthRequest::Ok.encode(out);
-    let params = [
+    let own = [
         ("server_version", version),
         ("client_encoding", "UTF8"),
         ("server_encoding", "UTF8"),
@@ -93,8 +114,13 @@ fn write_welcome(out: &mut Vec<u8>, version: &str) {
         ("standard_conforming_strings", "on"),
         ("is_superuser", "on"),
     ];
-    for (name, value) in params {
+    for (name, value) in own {
         message::parameter_status(out, name, value);
+    }
+    for (index, name) in tracked.names().enumerate() {
+        if let Some(value) = params.get(index) {
+            message::parameter_status(out, name, value);
+        }
     }
     let key = random::<8>();
     let pid = u32::from_be_bytes([key[0] & 0x7f, key[1], key[2], key[3]]);

@@ -34,7 +34,7 @@ use crate::error::Refusal;
 use crate::params::ParamSet;
 use crate::server::{self, ConnectError, IdleServer, Server, ServerInfo, ServerState};
 use crate::shared::Shared;
-use crate::stats::{Counters, Totals};
+use crate::stats::{Counters, Periods, Totals};
 use crate::worker::{Order, Worker};
 
 /// Connections of one pool that may be opening at the same time; one while the server refuses.
@@ -101,8 +101,9 @@ pub(crate) struct Pool {
     welcome: ArcSwap<Option<Arc<Welcome>>>,
     /// Keys that a client's SCRAM login disclosed, for logging in to the server with the same verifier.
     passed_through: Mutex<Option<Keys>>,
-    /// Totals at the last two ends of the statistics period.
-    pub(crate) periods: Mutex<[Totals; 2]>,
+    pub(crate) periods: Periods,
+    /// Cancel requests on their way to servers of this pool.
+    pub(crate) cancelling: Arc<Tally>,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -126,7 +127,8 @@ impl Pool {
             dialling: Mutex::default(),
             welcome: ArcSwap::from_pointee(None),
             passed_through: Mutex::default(),
-            periods: Mutex::default(),
+            periods: Periods::default(),
+            cancelling: Arc::default(),
         }
     }
 
@@ -455,12 +457,6 @@ impl Pool {
         let mut totals = Totals::default();
         self.counters.iter().for_each(|c| totals.add_counters(c));
         totals
-    }
-
-    /// What was counted in the last full statistics period.
-    pub(crate) fn last_period(&self) -> Totals {
-        let [before, after] = *lock(&self.periods);
-        after.since(&before)
     }
 
     /// Every server connection, whoever has it.
