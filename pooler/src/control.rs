@@ -205,14 +205,7 @@ impl Control {
             self.shared.set_paused(true);
             self.shared.registry.pools().iter().for_each(|pool| pool.hold(true));
         }
-        self.shared.phase.send_if_modified(|current| {
-            let forward = phase > *current;
-            if forward {
-                *current = phase;
-            }
-            forward
-        });
-        (0..self.shared.worker_count()).for_each(|worker| self.shared.order(worker, Order::PhaseChanged));
+        self.shared.advance(phase);
     }
 
     /// Puts a new configuration into effect. What is fixed at start keeps its value.

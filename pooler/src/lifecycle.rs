@@ -2,6 +2,7 @@
 
 /// Where the process stands. Phases only move forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
 pub enum Phase {
     /// Serving.
     Running,
@@ -11,4 +12,16 @@ pub enum Phase {
     WaitForServers,
     /// Over: everything is dropped.
     Stopped,
+}
+
+impl Phase {
+    /// The phase that is `number` when cast.
+    pub(crate) fn from_number(number: u8) -> Phase {
+        match number {
+            0 => Phase::Running,
+            1 => Phase::WaitForClients,
+            2 => Phase::WaitForServers,
+            _ => Phase::Stopped,
+        }
+    }
 }

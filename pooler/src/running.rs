@@ -60,7 +60,7 @@ impl Running {
             let set = if listener.port().is_some() { &mut tcp } else { &mut unix };
             set.spawn(accept(shared.clone(), listener));
         }
-        let mut phase = shared.phase.subscribe();
+        let mut phase = shared.phase_changes.subscribe();
         let keep_statistics = tokio::spawn(keep_statistics(shared.clone()));
         let _ = phase.wait_for(|p| *p != Phase::Running).await;
         // The Unix socket stays for the console until the end.
@@ -68,7 +68,7 @@ impl Running {
         wait_for_the_end(&shared).await;
         unix.shutdown().await;
         keep_statistics.abort();
-        shared.phase.send_replace(Phase::Stopped);
+        shared.advance(Phase::Stopped);
         let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|t| drop(t.join())));
         let _ = joined.await;
         for pool in shared.registry.pools() {
@@ -79,7 +79,7 @@ impl Running {
 }
 
 async fn wait_for_the_end(shared: &Shared) {
-    let mut phase = shared.phase.subscribe();
+    let mut phase = shared.phase_changes.subscribe();
     let look = Duration::from_millis(20);
     loop {
         let now = *phase.borrow_and_update();

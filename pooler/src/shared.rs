@@ -1,6 +1,6 @@
 //! What all workers share.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -52,7 +52,9 @@ pub(crate) struct Shared {
     pub(crate) consoles: Arc<Consoles>,
     pub(crate) secrets: Secrets,
     pub(crate) console: Arc<dyn Console>,
-    pub(crate) phase: watch::Sender<Phase>,
+    /// For those who wait for its end; `phase_now` is the same for those who only look.
+    pub(crate) phase_changes: watch::Sender<Phase>,
+    phase_now: AtomicU8,
     /// Set once, before the first connection is accepted.
     pub(crate) workers: OnceLock<Vec<WorkerHandle>>,
     worker_count: usize,
@@ -73,7 +75,8 @@ impl Shared {
             consoles: Arc::default(),
             secrets: Secrets::new(),
             console,
-            phase: watch::Sender::new(Phase::Running),
+            phase_changes: watch::Sender::new(Phase::Running),
+            phase_now: AtomicU8::new(Phase::Running as u8),
             workers: OnceLock::new(),
             worker_count: config.workers.get(),
             ids: AtomicU64::new(1),
@@ -130,6 +133,19 @@ impl Shared {
     }
 
     pub(crate) fn phase(&self) -> Phase {
-        *self.phase.borrow()
+        Phase::from_number(self.phase_now.load(Relaxed))
+    }
+
+    /// Moves on to a later phase; an earlier one is not gone back to.
+    pub(crate) fn advance(&self, phase: Phase) {
+        self.phase_changes.send_if_modified(|current| {
+            let forward = phase > *current;
+            if forward {
+                *current = phase;
+                self.phase_now.store(phase as u8, Relaxed);
+            }
+            forward
+        });
+        (0..self.worker_count()).for_each(|worker| self.order(worker, Order::PhaseChanged));
     }
 }

@@ -210,7 +210,7 @@ pub(crate) fn start(shared: Arc<Shared>, index: usize) -> io::Result<(WorkerHand
             Ok(runtime) => runtime,
             Err(error) => {
                 tracing::error!("worker {index} has no event loop: {error}");
-                shared.phase.send_replace(Phase::Stopped);
+                shared.advance(Phase::Stopped);
                 return;
             }
         };
@@ -229,7 +229,7 @@ pub(crate) fn start(shared: Arc<Shared>, index: usize) -> io::Result<(WorkerHand
 }
 
 async fn work(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Order>) {
-    let mut phase = worker.shared.phase.subscribe();
+    let mut phase = worker.shared.phase_changes.subscribe();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

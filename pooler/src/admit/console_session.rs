@@ -19,7 +19,7 @@ const READ_AHEAD: usize = 64 << 10;
 
 /// Serves the client until it leaves or the process stops.
 pub(super) async fn run(mut arrival: Arrival, client: ConsoleClient) {
-    let mut stopped = arrival.worker.shared.phase.subscribe();
+    let mut stopped = arrival.worker.shared.phase_changes.subscribe();
     let session = serve(&mut arrival, client);
     tokio::select! {
         () = session => {}

@@ -36,7 +36,7 @@ impl Pool {
             over
         });
         stale.into_iter().for_each(|s| s.close("server idle timeout"));
-        let aged = self.shards[home].drain_idle(|s| self.lifetime_over(s.info(), now));
+        let aged = self.shards[home].drain_idle(|s| self.lifetime_over(&rules, s.info(), now));
         aged.into_iter().for_each(|s| s.close("server lifetime over"));
         let mut surplus = rules.total().map_or(0, |most| self.open.get().saturating_sub(most));
         let excess = self.shards[home].drain_idle(|_| {

@@ -154,14 +154,15 @@ impl Pool {
 
     /// Takes back a server: to the client that waits longest, else among the idle ones.
     pub(crate) fn give_back(&self, home: usize, mut server: IdleServer) {
-        if let Some(reason) = self.why_close(&server) {
+        let now = self.shared.clock.micros();
+        if let Some(reason) = self.why_close(&server, now) {
             return server.close(reason);
         }
         loop {
-            let Some(index) = whom_to_serve(&self.shards, home) else {
+            let Some(index) = whom_to_serve(&self.shards, home, now) else {
                 self.shards[home].put_idle(server);
                 // A client may have joined a queue in between; see the module `shard`.
-                if whom_to_serve(&self.shards, home).is_none() {
+                if whom_to_serve(&self.shards, home, now).is_none() {
                     return;
                 }
                 match self.shards[home].take_idle(false) {
@@ -179,23 +180,22 @@ impl Pool {
         }
     }
 
-    fn why_close(&self, server: &IdleServer) -> Option<&'static str> {
-        let now = self.shared.clock.micros();
+    fn why_close(&self, server: &IdleServer, now: u64) -> Option<&'static str> {
         if server.info().generation != self.generation.load(Relaxed) || server.info().must_close() {
             return Some("close_needed");
         }
         if self.held.load(Relaxed) {
             return Some("pause mode");
         }
-        if self.rules.load().total().is_some_and(|most| self.open.get() > most) {
+        let rules = self.rules.load();
+        if rules.total().is_some_and(|most| self.open.get() > most) {
             return Some("too many servers in the pool");
         }
-        self.lifetime_over(server.info(), now).then_some("server lifetime over")
+        self.lifetime_over(&rules, server.info(), now).then_some("server lifetime over")
     }
 
     /// Old enough to be closed, and no other was closed for its age just now.
-    fn lifetime_over(&self, info: &ServerInfo, now: u64) -> bool {
-        let rules = self.rules.load();
+    fn lifetime_over(&self, rules: &PoolRules, info: &ServerInfo, now: u64) -> bool {
         let lifetime = rules.lifetime.as_micros() as u64;
         if now.saturating_sub(info.opened) < lifetime {
             return false;
@@ -257,6 +257,9 @@ impl Pool {
             } else if let Some(server) = server.into_clean().and_then(Server::into_idle) {
                 self.give_back(home, server);
             }
+        }
+        if self.rules.load().total().is_some_and(|most| self.open.get() >= most) {
+            return; // full: the common case of a client that waits
         }
         while self.wants_more() {
             let Some(permit) = self.begin_connect() else { break };
