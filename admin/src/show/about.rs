@@ -1,0 +1,54 @@
+//! The process itself: version, state, settings, help.
+
+use pgbouncer_compat::columns::FakeParameter;
+use pgbouncer_compat::texts;
+use pooler::control::Control;
+use protocol::error_fields::ErrorMessage;
+use protocol::message;
+
+use crate::console::Configuration;
+use crate::rows::{Table, cells};
+
+/// What this version has.
+const USAGE: &str = "
+\tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|LISTS|STATE|VERSION
+\tSHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
+\tRELOAD
+\tPAUSE [<db>]
+\tRESUME [<db>]
+\tKILL [<db>]
+\tSHUTDOWN [WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS]";
+
+/// A notice in place of a table.
+pub(super) fn help() -> Vec<u8> {
+    let mut out = Vec::new();
+    ErrorMessage::notice("Console usage").with_detail(USAGE).encode_notice(&mut out);
+    message::command_complete(&mut out, "SHOW");
+    out
+}
+
+pub(super) fn version(table: &mut Table) {
+    table.row(cells![texts::VERSION]);
+}
+
+/// The state of the process; databases paused by name do not show here.
+pub(super) fn state(table: &mut Table, control: &Control) {
+    let paused = control.is_paused();
+    for (state, holds) in [("active", !paused), ("paused", paused), ("suspended", false)] {
+        table.row(cells![state, yes_or_no(holds)]);
+    }
+}
+
+pub(super) fn config(table: &mut Table, configuration: &dyn Configuration) {
+    for row in configuration.settings().show() {
+        table.row(cells![row.key, row.value, row.default, yes_or_no(row.changeable)]);
+    }
+}
+
+pub(super) fn fake(table: &mut Table, parameter: &FakeParameter) {
+    table.row(cells![parameter.value]);
+}
+
+fn yes_or_no(yes: bool) -> &'static str {
+    if yes { "yes" } else { "no" }
+}

@@ -1,0 +1,48 @@
+//! `SHOW`: the pooler's snapshot as tables, a file for each family of them.
+
+mod about;
+mod connections;
+mod pools;
+mod stats;
+
+use pgbouncer_compat::columns::{ITEMS, Show};
+use pooler::control::Control;
+
+use crate::console::{Answer, Configuration, not_implemented};
+use crate::rows::Table;
+
+/// Answers `SHOW item`.
+pub(crate) fn answer(item: Show, control: &Control, configuration: &dyn Configuration) -> Answer {
+    let mut table = Table::new(item.columns());
+    match item {
+        Show::Help => return Ok(about::help()),
+        Show::Version => about::version(&mut table),
+        Show::State => about::state(&mut table, control),
+        Show::Config => about::config(&mut table, configuration),
+        Show::Fake(parameter) => about::fake(&mut table, parameter),
+        Show::Clients => connections::clients(&mut table, control),
+        Show::Servers => connections::servers(&mut table, control),
+        Show::Pools => pools::pools(&mut table, control),
+        Show::Databases => pools::databases(&mut table, control),
+        Show::Users => pools::users(&mut table, control),
+        Show::Lists => pools::lists(&mut table, control),
+        Show::Stats => stats::stats(&mut table, control),
+        Show::StatsTotals => stats::stats_totals(&mut table, control),
+        Show::StatsAverages => stats::stats_averages(&mut table, control),
+        Show::Totals => stats::totals(&mut table, control),
+        Show::ActiveSockets
+        | Show::DnsHosts
+        | Show::DnsZones
+        | Show::Fds
+        | Show::Mem
+        | Show::Peers
+        | Show::PeerPools
+        | Show::Sockets => return Err(not_implemented(&format!("SHOW {}", name(item)))),
+    }
+    Ok(table.finish())
+}
+
+fn name(item: Show) -> String {
+    let known = ITEMS.iter().find(|(_, known)| *known == item);
+    known.map(|(name, _)| name.to_ascii_uppercase()).unwrap_or_default()
+}
