@@ -25,7 +25,8 @@ use crate::lifecycle::Phase;
 use crate::listen::Accepted;
 use crate::net::{Conversation, Peer};
 use crate::params::ParamSet;
-use crate::pool::{Counting, Db, Grant, NoPool, Pool, Tally, User, Welcome};
+use crate::pool::{Counting, Db, Grant, NotConfigured, Pool, User, Welcome};
+use crate::shared::Shared;
 use crate::worker::{Leave, Local, Worker};
 
 use startup_params::ClientParams;
@@ -81,7 +82,7 @@ pub(super) struct Arrival {
 pub(crate) async fn admit(worker: Rc<Worker>, accepted: Accepted, leave: Leave) {
     let Some(stream) = accepted.into_stream() else { return };
     let shared = worker.shared.clone();
-    let (counted, sockets) = shared.clients.sockets.count();
+    let (counted, _) = shared.clients.sockets.count();
     let (remote, local) = (stream.remote(), stream.local());
     let mut arrival = Arrival {
         conversation: Conversation::new(stream, MAX_LOGIN_MESSAGE),
@@ -96,7 +97,7 @@ pub(crate) async fn admit(worker: Rc<Worker>, accepted: Accepted, leave: Leave) 
     };
     shared.clients.logging_in.fetch_add(1, Relaxed);
     let limit = shared.config.load().timeouts.client_login;
-    let outcome = within(limit, arrival.log_in(sockets), "client_login_timeout").await;
+    let outcome = within(limit, arrival.log_in(), "client_login_timeout").await;
     shared.clients.logging_in.fetch_sub(1, Relaxed);
     match outcome {
         Ok(Login::Session(session)) => arrival.start_session(*session).await,
@@ -144,7 +145,7 @@ pub(super) struct ConsoleClient {
 }
 
 impl Arrival {
-    async fn log_in(&mut self, sockets: usize) -> Result<Login, Denied> {
+    async fn log_in(&mut self) -> Result<Login, Denied> {
         let Some(startup) = self.read_startup().await? else { return Ok(Login::Done) };
         let shared = self.worker.shared.clone();
         let config = shared.config.load_full();
@@ -157,7 +158,7 @@ impl Arrival {
         if is_console(startup.database()) {
             return self.log_in_to_console(&config, &startup).await.map(Login::Console);
         }
-        if sockets > config.limits.max_client_conn {
+        if shared.clients.sockets.get() > config.limits.max_client_conn {
             return Err(Refusal::fatal("no more connections allowed (max_client_conn)").into());
         }
         self.log_in_to_database(&config, &startup).await.map(|a| Login::Session(Box::new(a)))
@@ -195,19 +196,28 @@ impl Arrival {
         startup: &Startup,
     ) -> Result<Authenticated, Denied> {
         let shared = self.worker.shared.clone();
-        let params = ClientParams::read(startup, config, &shared.params.tracked, self.remote, self.local)?;
-        let login = shared.registry.user(startup.user());
-        let db = shared.registry.database(config, startup.database(), self.since);
-        let counted = self.count_client(config, db.as_ref().ok(), &login)?;
+        let params = ClientParams::read(startup, config, &shared.params.tracked, self.remote)?;
+        // Nothing is remembered of names that nobody has proven to be allowed to use.
+        let spec = config.databases.get(startup.database()).or(config.fallback.as_ref());
+        check_client_limits(&shared, config, startup)?;
         self.log_attempt(config, startup);
-        let keys = auth::authenticate(self, config, startup, db.as_ref().ok()).await?;
-        let db = db.map_err(|why| self.no_database(why, startup))?;
+        let keys = auth::authenticate(self, config, startup, spec).await?;
+        let db = shared.registry.database(config, startup.database(), self.since);
+        let db = db.map_err(|NotConfigured| {
+            let name: String = startup.database().chars().take(63).collect();
+            info!(peer = %self.label(), "login failed: db={name} user={}", startup.user());
+            Refusal::fatal(format!("no such database: {name}"))
+        })?;
         if db.disabled.load(Relaxed) {
-            return Err(self.no_database(NoPool::Disabled, startup).into());
+            return Err(Refusal::fatal(format!("database \"{}\" is disabled", db.name)).into());
         }
         if shared.phase() != Phase::Running {
             return Err(Refusal::fatal("pooler is shutting down").into());
         }
+        let login = shared.registry.user(startup.user());
+        let counted = [login.clients.count().0, db.clients.count().0];
+        // Others may have logged in meanwhile; this login is counted by now.
+        within_client_limits(config, &login, Some(&db), 0)?;
         let pool = shared.registry.pool(&shared, &db, startup.user());
         if let Some(keys) = keys
             && db.spec.load().user.is_none()
@@ -215,29 +225,6 @@ impl Arrival {
             pool.pass_through(keys);
         }
         Ok(Authenticated { pool, login, params, replication: startup.replication(), counted })
-    }
-
-    fn count_client(
-        &self,
-        config: &Config,
-        db: Option<&Arc<Db>>,
-        login: &User,
-    ) -> Result<[Counting; 2], Denied> {
-        let (user, users) = login.clients.count();
-        let user_limit = config.users.get(&login.name).and_then(|u| u.max_client_connections);
-        if user_limit.or(config.limits.max_user_client_connections).is_some_and(|most| users > most.get()) {
-            return Err(Refusal::fatal("client connections exceeded (max_user_client_connections)").into());
-        }
-        let Some(db) = db else {
-            let (nowhere, _) = Arc::new(Tally::default()).count();
-            return Ok([user, nowhere]);
-        };
-        let (database, clients) = db.clients.count();
-        let limit = db.spec.load().max_client_connections.or(config.limits.max_db_client_connections);
-        if limit.is_some_and(|most| clients > most.get()) {
-            return Err(Refusal::fatal("client connections exceeded (max_db_client_connections)").into());
-        }
-        Ok([user, database])
     }
 
     fn log_attempt(&self, config: &Config, startup: &Startup) {
@@ -249,15 +236,6 @@ impl Arrival {
                 Replication::Physical => "yes",
             };
             info!(peer = %self.label(), "login attempt: db={db} user={user} tls=no replication={replication}");
-        }
-    }
-
-    fn no_database(&self, why: NoPool, startup: &Startup) -> Refusal {
-        let name: String = startup.database().chars().take(63).collect();
-        info!(peer = %self.label(), "login failed: db={name} user={}", startup.user());
-        match why {
-            NoPool::Unknown => Refusal::fatal(format!("no such database: {name}")),
-            NoPool::Disabled => Refusal::fatal(format!("database \"{name}\" is disabled")),
         }
     }
 
@@ -365,6 +343,35 @@ impl Arrival {
             info!(peer = %self.label(), "closing because: {reason} (age={age}s)");
         }
     }
+}
+
+/// Refuses a client that would be one too many, before it is asked for a password.
+fn check_client_limits(shared: &Shared, config: &Config, startup: &Startup) -> Result<(), Refusal> {
+    let db = shared.registry.known_database(startup.database());
+    match shared.registry.known_user(startup.user()) {
+        Some(user) => within_client_limits(config, &user, db.as_ref(), 1),
+        None => Ok(()),
+    }
+}
+
+/// `more`: clients that are not counted yet.
+fn within_client_limits(
+    config: &Config,
+    user: &User,
+    db: Option<&Arc<Db>>,
+    more: usize,
+) -> Result<(), Refusal> {
+    let own = config.users.get(&user.name).and_then(|u| u.max_client_connections);
+    let limit = own.or(config.limits.max_user_client_connections);
+    if limit.is_some_and(|most| user.clients.get() + more > most.get()) {
+        return Err(Refusal::fatal("client connections exceeded (max_user_client_connections)"));
+    }
+    let Some(db) = db else { return Ok(()) };
+    let limit = db.spec.load().max_client_connections.or(config.limits.max_db_client_connections);
+    if limit.is_some_and(|most| db.clients.get() + more > most.get()) {
+        return Err(Refusal::fatal("client connections exceeded (max_db_client_connections)"));
+    }
+    Ok(())
 }
 
 /// How long a client waits for a server: its own limit, its database's, or everybody's.

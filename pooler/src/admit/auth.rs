@@ -9,11 +9,10 @@ use protocol::startup::Startup;
 use subtle::ConstantTimeEq;
 
 use super::{Arrival, ConsoleClient, Denied};
-use crate::config::{AuthMethod, Config, Secret};
+use crate::config::{AuthMethod, Config, Database, Secret};
 use crate::console::Rights;
 use crate::error::Refusal;
 use crate::net::Peer;
-use crate::pool::Db;
 use crate::secrets::random;
 
 const PASSWORD_FAILED: &str = "password authentication failed";
@@ -24,10 +23,9 @@ pub(super) async fn authenticate(
     arrival: &mut Arrival,
     config: &Config,
     startup: &Startup,
-    db: Option<&Arc<Db>>,
+    spec: Option<&Arc<Database>>,
 ) -> Result<Option<Keys>, Denied> {
-    let forced = db.is_some_and(|db| db.spec.load().user.is_some());
-    if config.auth.method == AuthMethod::Any && db.is_some() && !forced {
+    if config.auth.method == AuthMethod::Any && spec.is_some_and(|spec| spec.user.is_none()) {
         tracing::warn!(peer = %arrival.label(), "auth_type=any requires forced user");
         return Err(Refusal::fatal("bouncer config error").into());
     }
@@ -41,7 +39,7 @@ impl Arrival {
         startup: &Startup,
     ) -> Result<ConsoleClient, Denied> {
         let tracked = &self.worker.shared.params.tracked;
-        let params = super::ClientParams::read(startup, config, tracked, self.remote, self.local)?.values;
+        let params = super::ClientParams::read(startup, config, tracked, self.remote)?.values;
         let rights = self.console_rights(config, startup).await?;
         Ok(ConsoleClient { rights, user: startup.user().to_owned(), params })
     }

@@ -23,7 +23,6 @@ impl ClientParams {
         config: &Config,
         tracked: &Tracked,
         remote: Peer,
-        local: Peer,
     ) -> Result<ClientParams, Refusal> {
         let replicates = startup.replication() != Replication::Off;
         let mut params = ClientParams { values: Values::none(tracked), for_server: Vec::new() };
@@ -44,7 +43,7 @@ impl ClientParams {
         }
         if config.params.application_name_add_host {
             let name = params.values.get(Tracked::APPLICATION_NAME).unwrap_or("app");
-            let with_host = format!("{name} - {}", host(remote, local, config));
+            let with_host = format!("{name} - {}", host(remote, config));
             params.values.set(Tracked::APPLICATION_NAME, &with_host);
         }
         if replicates {
@@ -100,7 +99,7 @@ fn split(text: &str) -> Vec<String> {
 }
 
 /// The client's address as it is added to `application_name`.
-fn host(remote: Peer, _local: Peer, config: &Config) -> String {
+fn host(remote: Peer, config: &Config) -> String {
     match remote {
         Peer::Tcp(address) => address.to_string(),
         Peer::Unix { .. } => format!("{remote}@unix:{}", config.listen.port),

@@ -16,6 +16,7 @@ mod rules;
 mod shard;
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,7 +27,7 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 pub(crate) use census::{Census, Counted, Counting, Full, Permit, Tally};
-pub(crate) use registry::{Db, NoPool, Registry, User};
+pub(crate) use registry::{Db, NotConfigured, Registry, User};
 pub(crate) use rules::PoolRules;
 pub(crate) use shard::{Shard, whom_to_serve};
 
@@ -39,6 +40,10 @@ use crate::worker::{Order, Worker};
 
 /// Connections of one pool that may be opening at the same time; one while the server refuses.
 const CONNECTING_AT_ONCE: usize = 4;
+
+/// How much longer (microseconds) a client of another pool must have waited before a pool gives up a place for it:
+/// another connection has to be opened then, which takes about as long.
+const YIELD_AFTER: u64 = 20_000;
 
 /// What a waiting client gets.
 pub(crate) enum Grant {
@@ -191,7 +196,31 @@ impl Pool {
         if rules.total().is_some_and(|most| self.open.get() > most) {
             return Some("too many servers in the pool");
         }
+        if self.must_yield(&rules, now) {
+            return Some("evicted");
+        }
         self.lifetime_over(&rules, server.info(), now).then_some("server lifetime over")
+    }
+
+    /// The limit that this pool shares with others is reached, and a client of another pool has waited clearly longer
+    /// than any of this one: without this a pool that is always busy would keep every place for ever.
+    fn must_yield(&self, rules: &PoolRules, now: u64) -> bool {
+        let full =
+            |tally: &Tally, most: Option<NonZeroUsize>| most.is_some_and(|most| tally.get() >= most.get());
+        let (db_full, user_full) =
+            (full(&self.db.servers, rules.max_db), full(&self.user.servers, rules.max_user));
+        if !db_full && !user_full {
+            return false;
+        }
+        let by_db = if db_full { self.db.pools() } else { Vec::new() };
+        let by_user = if user_full { self.user.pools() } else { Vec::new() };
+        let others = by_db.iter().chain(&by_user).filter(|pool| !std::ptr::eq(&***pool, self));
+        let wants_place =
+            |pool: &&Arc<Pool>| pool.rules.load().size.is_none_or(|size| pool.open.get() < size);
+        let Some(other) = others.filter(wants_place).filter_map(|pool| pool.oldest_wait()).min() else {
+            return false;
+        };
+        self.oldest_wait().is_none_or(|own| other + YIELD_AFTER + now.saturating_sub(own) / 4 < own)
     }
 
     /// Old enough to be closed, and no other was closed for its age just now.

@@ -52,14 +52,9 @@ impl User {
     }
 }
 
-/// Why there is no pool for a client.
+/// No such database is configured, and no `*`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NoPool {
-    /// No such database is configured.
-    Unknown,
-    /// Switched off by `DISABLE`.
-    Disabled,
-}
+pub(crate) struct NotConfigured;
 
 /// All of them. Entries are made at logins, never on the way of a query.
 #[derive(Debug, Default)]
@@ -72,14 +67,14 @@ pub(crate) struct Registry {
 
 impl Registry {
     /// The database of that name, made from `*` if need be.
-    pub(crate) fn database(&self, config: &Config, name: &str, now: u64) -> Result<Arc<Db>, NoPool> {
+    pub(crate) fn database(&self, config: &Config, name: &str, now: u64) -> Result<Arc<Db>, NotConfigured> {
         if let Some(db) = self.databases.get(name) {
             return Ok(db.clone());
         }
         let (spec, auto) = match (config.databases.get(name), &config.fallback) {
             (Some(spec), _) => (spec, false),
             (None, Some(spec)) => (spec, true),
-            (None, None) => return Err(NoPool::Unknown),
+            (None, None) => return Err(NotConfigured),
         };
         let db = self.databases.entry(name.to_owned()).or_insert_with(|| {
             Arc::new(Db {
@@ -156,6 +151,11 @@ impl Registry {
     /// The user of that name, if one has been seen.
     pub(crate) fn known_user(&self, name: &str) -> Option<Arc<User>> {
         self.users.get(name).map(|e| e.value().clone())
+    }
+
+    /// The database of that name, if somebody has used it.
+    pub(crate) fn known_database(&self, name: &str) -> Option<Arc<Db>> {
+        self.databases.get(name).map(|e| e.value().clone())
     }
 
     /// Every pool, by database and user.

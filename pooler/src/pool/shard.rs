@@ -178,7 +178,9 @@ pub(crate) fn whom_to_serve<S, W>(shards: &[Shard<S, W>], home: usize, now: u64)
         .filter_map(|(index, shard)| Some((shard.oldest_wait()?, index)))
         .min();
     match (own, foreign) {
-        (Some(own), Some((since, index))) if since + FOREIGN_HEAD_START + now.saturating_sub(own) / 4 < own => {
+        (Some(own), Some((since, index)))
+            if since + FOREIGN_HEAD_START + now.saturating_sub(own) / 4 < own =>
+        {
             Some(index)
         }
         (Some(_), _) => Some(home),
