@@ -245,6 +245,9 @@ impl Session {
         if !link.server.machine.owes_nothing() {
             return Ok(());
         }
+        if self.resume {
+            return Ok(()); // its parameters were set; the request that the server is for comes now
+        }
         self.requests_answered(self.worker.shared.clock.micros());
         if self.leaving {
             return Err(End::Terminated);
