@@ -104,8 +104,8 @@ enum End {
 }
 
 impl Session {
-    pub(crate) fn new(admitted: Admitted) -> Session {
-        Session {
+    pub(crate) fn new(admitted: Admitted) -> Box<Session> {
+        Box::new(Session {
             pool: admitted.local.info.pool.clone(),
             worker: admitted.worker,
             local: admitted.local,
@@ -123,11 +123,13 @@ impl Session {
             replication: admitted.replication,
             _counted: admitted.counted,
             _leave: admitted.leave,
-        }
+        })
     }
 
     /// Serves the client until it leaves or is made to.
-    pub(crate) async fn run(mut self) {
+    ///
+    /// Boxed, and its end as well: the future is what an idle client costs.
+    pub(crate) async fn run(mut self: Box<Self>) {
         self.worker.sessions.borrow_mut().insert(self.local.info.id, self.local.clone());
         let end = loop {
             match poll_fn(|cx| self.poll_turn(cx)).await {
@@ -140,7 +142,7 @@ impl Session {
         };
         self.worker.sessions.borrow_mut().remove(&self.local.info.id);
         self.worker.shared.clients.remove(self.local.info.key);
-        self.finish(end).await;
+        Box::pin(self.finish(end)).await;
     }
 
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
@@ -208,7 +210,7 @@ impl Session {
         self.worker.shared.phase() >= Phase::WaitForServers
     }
 
-    async fn finish(mut self, end: End) {
+    async fn finish(&mut self, end: End) {
         let shared = self.worker.shared.clone();
         let config = shared.config.load();
         let (reason, told) = match &end {
@@ -219,7 +221,10 @@ impl Session {
         };
         let peer = self.local.info.peer();
         if let Some(refusal) = told {
-            self.unsent.add(|out| refusal.encode(out));
+            // In the middle of a server's message it would be read as part of that.
+            if !self.link.as_ref().is_some_and(|link| link.server.is_mid_reply()) {
+                self.unsent.add(|out| refusal.encode(out));
+            }
             if config.log.pooler_errors {
                 warn!(peer = %peer, "pooler error: {}", refusal.text());
             }

@@ -1,6 +1,6 @@
 //! What the pooler looks like at one moment, as plain data: the console and the metrics render the same rows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -284,11 +284,17 @@ fn client_row(shared: &Shared, client: &ClientInfo) -> SocketRow {
 }
 
 pub(crate) fn servers(shared: &Shared) -> Vec<SocketRow> {
+    let clients = shared.clients.all();
+    let replicating: HashMap<u64, Replication> =
+        clients.iter().filter(|c| c.replication != Replication::Off).map(|c| (c.id, c.replication)).collect();
     let mut rows = Vec::new();
     for pool in shared.registry.pools() {
         let mut members = pool.members();
         members.sort_by_key(|m| (m.state(), m.id));
-        rows.extend(members.iter().map(|m| server_row(shared, &pool, m)));
+        rows.extend(members.iter().map(|m| SocketRow {
+            replication: replicating.get(&m.client.load(Relaxed)).copied().unwrap_or(Replication::Off),
+            ..server_row(shared, &pool, m)
+        }));
     }
     rows
 }
@@ -297,7 +303,7 @@ fn server_row(shared: &Shared, pool: &Pool, server: &ServerInfo) -> SocketRow {
     SocketRow {
         user: pool.user.name.clone(),
         database: pool.db.name.clone(),
-        replication: if server.replication { Replication::Logical } else { Replication::Off },
+        replication: Replication::Off,
         state: match server.state() {
             ServerState::Active => "active",
             ServerState::Idle => "idle",

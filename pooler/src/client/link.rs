@@ -170,6 +170,7 @@ impl Session {
     /// The server's connection has ended.
     pub(super) fn server_ended(&self) -> End {
         match &self.link {
+            Some(link) if self.leaving && link.server.machine.is_lost() => End::Terminated, // as it was asked to
             Some(link) if link.fatal => End::ServerEnded,
             _ => End::Refused(crate::error::Refusal::fatal("server conn crashed?")),
         }

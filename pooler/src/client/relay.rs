@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use protocol::frame::{Piece, Whole};
+use protocol::frame::{HEADER_LEN, Piece, Whole};
 use protocol::message::{self, TxStatus};
 use protocol::session::{Origin, Request, Route};
 
@@ -62,7 +62,7 @@ impl Session {
                     }
                     Flow::Leave => {
                         self.forward(cx, &input[run..at])?;
-                        return self.leave();
+                        return self.leave(cx);
                     }
                 },
             };
@@ -152,13 +152,19 @@ impl Session {
         Ok(())
     }
 
-    fn leave(&mut self) -> Result<Option<Step>, End> {
-        let owed = self.link.as_ref().is_some_and(|link| {
-            let machine = &link.server.machine;
-            !machine.owes_nothing() && !machine.batch_is_open() && !machine.reads_copy()
-        });
-        if !owed {
+    /// `Terminate` came. What is owed to the client up to its last `Sync` it still gets.
+    fn leave(&mut self, cx: &mut Context<'_>) -> Result<Option<Step>, End> {
+        let Some(link) = &mut self.link else { return Err(End::Terminated) };
+        let machine = &mut link.server.machine;
+        if machine.owes_nothing() || machine.reads_copy() {
             return Err(End::Terminated);
+        }
+        if machine.batch_is_open() {
+            // Which replies of half a batch are sent before it is rolled back is the server's to say.
+            machine.on_sent(b'X', Origin::Client, true);
+            let mut bye = Vec::with_capacity(HEADER_LEN);
+            message::terminate(&mut bye);
+            self.forward(cx, &bye)?;
         }
         self.leaving = true;
         Ok(None)

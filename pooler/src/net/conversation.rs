@@ -13,8 +13,8 @@ pub(crate) struct Conversation {
     max_len: u32,
 }
 
-/// More than this of one message is only read as it comes, whatever its length claims.
-const READ_STEP: usize = 4096;
+/// Bytes read at once. Logins are short and many at a time: what each of them holds must not add up.
+const READ_STEP: usize = 512;
 
 impl Conversation {
     /// `max_len` bounds a message in bytes, its type byte included.

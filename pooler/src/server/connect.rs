@@ -168,6 +168,11 @@ async fn open(
     {
         tracing::warn!(peer = %server.info.peer(pool), "error while executing connect_query: {error}");
     }
+    if server.machine.idle().is_none() {
+        return Err(ConnectError::Login("connect_query left a transaction open"));
+    }
+    server.idle_since = shared.clock.micros();
+    server.info.set_state(ServerState::Idle);
     Ok(IdleServer(server))
 }
 

@@ -197,6 +197,11 @@ impl Server {
         Ok(Received { bytes, tag: Some(tag), route: self.route, ready, fatal })
     }
 
+    /// The client has been given the beginning of a message and not its end.
+    pub(crate) fn is_mid_reply(&self) -> bool {
+        !self.cutter.at_boundary() && self.route == Route::Forward
+    }
+
     /// A parameter was reported.
     pub(crate) fn on_parameter(&mut self, name: &str, value: &str) {
         let set = self.pool.shared.params.report(&self.params, name, value);
