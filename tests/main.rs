@@ -6,6 +6,7 @@
 mod common;
 mod console;
 mod copy;
+mod demo;
 mod extended;
 mod modes;
 mod pipelines;
