@@ -209,6 +209,27 @@ fn clients_servers_and_pools_while_one_works_one_waits_and_one_idles() {
     eventually("two are left", SOON, || states(&mut console, "CLIENTS", name).len() == 2);
 }
 
+#[test]
+fn replication_clients_and_their_servers() {
+    let server = ScriptedServer::start(|session| {
+        session.login()?;
+        session.serve_number()
+    });
+    let pooler = pooler().database_line("app", &format!("host=127.0.0.1 port={}", server.port())).start();
+    let mut console = pooler.console();
+    for (asked, shown) in [("true", "physical"), ("database", "logical")] {
+        let mut client = Client::login(&pooler.target("app").param("replication", asked));
+        client.execute("IDENTIFY_SYSTEM");
+        let row = row_where(&mut console, "CLIENTS", "database", "app");
+        assert_eq!(row.text("replication"), shown);
+        let server = row_where(&mut console, "SERVERS", "ptr", row.text("link"));
+        assert_eq!((server.text("replication"), server.text("link")), (shown, row.text("ptr")));
+        client.terminate();
+        eventually("it is gone", SOON, || states(&mut console, "CLIENTS", "app").is_empty());
+        eventually("its server too", SOON, || states(&mut console, "SERVERS", "app") == ["idle"]);
+    }
+}
+
 /// A server that is being cancelled is nobody's until the request is over.
 #[test]
 fn cancel_requests_show_in_their_pool() {
