@@ -30,7 +30,7 @@ impl Configuration for Source {
             faults.0.iter().for_each(|fault| error!("{fault}"));
             "config file loading failed".to_owned()
         });
-        let loaded = loaded.inspect_err(|text| error!("{text}"))?;
+        let mut loaded = loaded.inspect_err(|text| error!("{text}"))?;
         loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
         if let Some(verbose) = loaded.program.verbose {
             self.log.set_verbosity(verbose);
@@ -39,7 +39,11 @@ impl Configuration for Source {
             error!("{cause}");
         }
         control.reload(loaded.config);
-        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = loaded.settings;
+        let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in loaded.settings.keep_fixed(&settings) {
+            warn!("{name} has changed in the file; the new value counts from the next start on");
+        }
+        *settings = loaded.settings;
         Ok(())
     }
 

@@ -234,6 +234,19 @@ impl Values {
         lost
     }
 
+    /// Takes over from `running` what a reload leaves alone. Returns the settings whose change waits for the next
+    /// start.
+    pub fn keep_fixed(&mut self, running: &Values) -> Vec<&'static str> {
+        let mut waiting = Vec::new();
+        for (i, setting) in SETTINGS.iter().enumerate() {
+            if setting.applies != Applies::Reload && self.values[i].0 != running.values[i].0 {
+                self.values[i] = running.values[i].clone();
+                waiting.push(setting.name);
+            }
+        }
+        waiting
+    }
+
     /// The rows of `SHOW CONFIG`.
     pub fn show(&self) -> impl Iterator<Item = ShowRow> + '_ {
         SETTINGS.iter().zip(&self.values).map(|(setting, (value, _))| ShowRow {

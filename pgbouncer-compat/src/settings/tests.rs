@@ -256,3 +256,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_reload_leaves_alone_what_is_fixed_at_the_start() {
+    let running = Values::default();
+    let mut read = Values::default();
+    read.set("listen_port", "7000", None).unwrap();
+    read.set("default_pool_size", "7", None).unwrap();
+    assert_eq!(read.keep_fixed(&running), ["listen_port"]);
+    assert_eq!(read.get("listen_port"), running.get("listen_port"));
+    assert_ne!(read.get("default_pool_size"), running.get("default_pool_size"));
+}

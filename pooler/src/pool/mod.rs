@@ -186,7 +186,7 @@ impl Pool {
     }
 
     fn why_close(&self, server: &IdleServer, now: u64) -> Option<&'static str> {
-        if server.info().generation != self.generation.load(Relaxed) || server.info().must_close() {
+        if server.info().generation != self.generation.load(Relaxed) {
             return Some("close_needed");
         }
         if self.held.load(Relaxed) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+use std::sync::atomic::{AtomicU8, AtomicU64};
 
 use protocol::auth::md5::Md5Secret;
 use protocol::auth::scram::{AwaitServerFinal, AwaitServerFirst, Keys, NONCE_LEN};
@@ -140,7 +140,6 @@ async fn open(
         generation,
         replication: !extra.is_empty(),
         state: AtomicU8::new(ServerState::Tested as u8),
-        must_close: AtomicBool::new(false),
         requested: AtomicU64::new(0),
         client: AtomicU64::new(0),
         params: Mutex::new(params.clone()),

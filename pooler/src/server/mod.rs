@@ -4,7 +4,7 @@ mod connect;
 mod own;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -59,7 +59,6 @@ pub(crate) struct ServerInfo {
     /// It serves a replication client and nobody else.
     pub(crate) replication: bool,
     state: AtomicU8,
-    must_close: AtomicBool,
     /// When the last request was sent.
     pub(crate) requested: AtomicU64,
     /// Id of the linked client, or 0.
@@ -80,10 +79,6 @@ impl ServerInfo {
 
     pub(crate) fn set_state(&self, state: ServerState) {
         self.state.store(state as u8, Relaxed);
-    }
-
-    pub(crate) fn must_close(&self) -> bool {
-        self.must_close.load(Relaxed)
     }
 
     pub(crate) fn params(&self) -> Arc<ParamSet> {
