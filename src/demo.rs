@@ -1,5 +1,5 @@
 //! `pgferry demo`: a throw-away PostgreSQL, the pooler in front of it, a little load, and live numbers until it is
-//! told to stop. It lives in one directory and leaves nothing behind; see [`guard`].
+//! told to stop. It lives in one directory and leaves nothing behind; see `guard`.
 
 mod cluster;
 mod guard;

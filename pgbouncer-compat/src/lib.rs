@@ -2,7 +2,7 @@
 //! is measured against PgBouncer 1.25.
 //!
 //! A configuration is read in two steps. `ini` turns files into a draft: entries as written, each with its file and
-//! line. [`load`] turns the draft into [`pooler::config::Config`] and reports every fault at once. In between, every
+//! line. [`load()`] turns the draft into [`pooler::config::Config`] and reports every fault at once. In between, every
 //! setting is one row of [`settings::SETTINGS`], which parsing, `SHOW CONFIG`, the reference page and the tests walk.
 //!
 //! The console's vocabulary is here as data: [`command`] reads what an administrator types, [`columns`] says what each

@@ -50,7 +50,7 @@ pub enum Owes {
     Parse,
     /// `Bind` → `BindComplete`.
     Bind,
-    /// `Describe` → [`ParameterDescription`] and `RowDescription` or `NoData`.
+    /// `Describe` → `ParameterDescription` (of a statement), then `RowDescription` or `NoData`.
     Describe,
     /// `Execute` → rows or COPY, then `CommandComplete`, `EmptyQueryResponse` or `PortalSuspended`.
     Execute,
