@@ -146,7 +146,7 @@ impl Pool {
         }
         let rules = self.rules.load();
         loop {
-            let server = self.shards[home].take_idle(rules.server.round_robin)?;
+            let server = self.next_idle(home, rules.server.round_robin)?;
             if rules.must_check(server.idle_since(), now) {
                 self.shards[home].put_idle(server);
                 return None; // the slow path checks it first
@@ -155,6 +155,17 @@ impl Pool {
                 return Some(server);
             }
         }
+    }
+
+    /// The idle server of this worker that was used last, or, `fifo`, the one of any worker that is idle longest.
+    fn next_idle(&self, home: usize, fifo: bool) -> Option<IdleServer> {
+        if !fifo {
+            return self.shards[home].take_idle(false);
+        }
+        let since = |shard: &Shard<IdleServer, Waiter>| shard.min_idle(IdleServer::idle_since);
+        let (_, longest) =
+            self.shards.iter().filter_map(|shard| Some((since(shard)?, shard))).min_by_key(|s| s.0)?;
+        longest.take_idle(true)
     }
 
     /// Takes back a server: to the client that waits longest, else among the idle ones.
@@ -297,9 +308,11 @@ impl Pool {
     }
 
     fn any_idle(&self, home: usize) -> Option<IdleServer> {
-        let fifo = self.rules.load().server.round_robin;
+        if self.rules.load().server.round_robin {
+            return self.next_idle(home, true);
+        }
         let others = (0..self.shards.len()).filter(|i| *i != home);
-        std::iter::once(home).chain(others).find_map(|i| self.shards[i].take_idle(fifo))
+        std::iter::once(home).chain(others).find_map(|i| self.shards[i].take_idle(false))
     }
 
     fn wants_more(&self) -> bool {

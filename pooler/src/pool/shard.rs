@@ -163,9 +163,12 @@ impl<S, W> Shard<S, W> {
 /// handing a server to another thread costs a wake-up and a new registration of the socket.
 const FOREIGN_HEAD_START: u64 = 3_000;
 
-/// Which shard's queue a server given back at `home` should serve, if any client waits. Another worker's client goes
-/// first if it has waited longer than the own one by a quarter and the head start: queues of two workers are never
-/// quite as long, and a server that moves for every small difference costs more than the difference.
+/// Queues of two workers are never quite as long, and a server that moves for every small difference costs more than
+/// the difference: up to this much (microseconds), a quarter of the own client's wait is added to the head start.
+const MOST_ADDED: u64 = 4_000;
+
+/// Which shard's queue a server given back at `home` should serve, if any client waits: the own one, unless another
+/// worker's client has waited a few milliseconds longer.
 pub(crate) fn whom_to_serve<S, W>(shards: &[Shard<S, W>], home: usize, now: u64) -> Option<usize> {
     let own = shards[home].oldest_wait();
     if shards.len() == 1 {
@@ -179,7 +182,7 @@ pub(crate) fn whom_to_serve<S, W>(shards: &[Shard<S, W>], home: usize, now: u64)
         .min();
     match (own, foreign) {
         (Some(own), Some((since, index)))
-            if since + FOREIGN_HEAD_START + now.saturating_sub(own) / 4 < own =>
+            if since + FOREIGN_HEAD_START + (now.saturating_sub(own) / 4).min(MOST_ADDED) < own =>
         {
             Some(index)
         }

@@ -180,6 +180,7 @@ impl Server {
     }
 
     fn begin<'a>(&mut self, tag: u8, bytes: &'a [u8], complete: bool) -> Result<Received<'a>, ServerFault> {
+        self.route = Route::Swallow; // nothing of a message that turns out to be forbidden is passed on
         let body = &bytes[HEADER_LEN..];
         let ready = if tag == b'Z' { message::read_ready_for_query(body) } else { None };
         if tag == b'S' {
