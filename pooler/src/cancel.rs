@@ -27,6 +27,8 @@ pub(crate) struct Cancels {
     in_flight: Cell<u32>,
     /// One was written: the server may still get its signal.
     sent: Cell<bool>,
+    /// One was written, and the server has not confirmed in time that it has come: it may come at any time.
+    unconfirmed: Cell<bool>,
     landed: Notify,
 }
 
@@ -41,13 +43,19 @@ impl Cancels {
     }
 
     /// Waits until none is in flight. Returns whether one was sent.
-    pub(crate) async fn settle(&self) -> bool {
+    ///
+    /// # Errors
+    /// One was sent and may still hit whatever the server does.
+    pub(crate) async fn settle(&self) -> Result<bool, &'static str> {
         while self.in_flight.get() > 0 {
             self.landed.notified().await;
         }
-        self.sent.get()
+        if self.unconfirmed.get() { Err(UNCONFIRMED) } else { Ok(self.sent.get()) }
     }
 }
+
+/// Why a server is closed that a cancel request may still be on its way to.
+pub(crate) const UNCONFIRMED: &str = "cancel request not confirmed by the server";
 
 /// Passes a `CancelRequest` on to the worker of its client, and waits until it was dealt with.
 pub(crate) async fn request(shared: &Shared, key: Option<CancelKey>) {
@@ -73,21 +81,23 @@ pub(crate) async fn cancel(worker: Rc<Worker>, local: Rc<Local>, _done: oneshot:
     let _counted = pool.cancelling.count();
     let limit = worker.shared.config.load().timeouts.cancel_wait;
     let still_meant = || local.busy.get() && local.request.get() == request;
+    let sent = Cell::new(false);
     let forwarding = async {
         // The pooler's own statement in front of the client's must not be hit.
         while local.preparing.get() && still_meant() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         send(pool, &target, || {
-            let meant = still_meant();
-            if meant {
-                cancels.sent.set(true);
-            }
-            meant
+            sent.set(still_meant());
+            sent.get()
         })
         .await;
     };
-    let _ = tokio::time::timeout(limit.unwrap_or(Duration::MAX), forwarding).await;
+    let in_time = tokio::time::timeout(limit.unwrap_or(Duration::MAX), forwarding).await.is_ok();
+    if sent.get() {
+        cancels.sent.set(true);
+        cancels.unconfirmed.set(cancels.unconfirmed.get() || !in_time);
+    }
     cancels.end();
 }
 

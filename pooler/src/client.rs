@@ -234,6 +234,7 @@ impl Session {
             info!(peer = %peer, "closing because: {reason} (age={age}s)");
         }
         if let Some(link) = self.link.take() {
+            self.unlinked(); // a cancel request that comes now is too late
             let server = link.into_server();
             let cancels = self.local.cancels.take();
             self.worker.spawn(salvage::salvage(self.worker.clone(), server, cancels));

@@ -4,6 +4,7 @@
 //! Nothing that the client sent by halves may take effect. In particular a batch without its `Sync` must not be ended
 //! by one: that would commit it.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -42,12 +43,12 @@ pub(crate) async fn salvage(worker: Rc<Worker>, mut server: Box<Server>, cancels
 
 async fn clean(server: &mut Server, cancels: Option<Rc<Cancels>>) -> Result<(), &'static str> {
     let mut cancelled = match cancels {
-        Some(cancels) => cancels.settle().await,
+        Some(cancels) => cancels.settle().await?,
         None => false,
     };
     if server.machine.is_lost() || server.machine.is_mid_message() || server.info.replication {
         if !server.machine.owes_nothing() {
-            cancel_now(server).await;
+            cancel_now(server).await?;
         }
         return Err("client disconnect while server was not ready");
     }
@@ -75,14 +76,12 @@ async fn clean(server: &mut Server, cancels: Option<Rc<Cancels>>) -> Result<(), 
 
 /// Ends what is still being answered.
 async fn end_requests(server: &mut Server) -> Result<(), &'static str> {
-    if server.machine.reads_copy() {
-        put(server, b'f', |out| message::copy_fail(out, "client has left")).await?;
-    } else if server.machine.batch_is_open() && !server.machine.skips_until_sync() {
+    if server.machine.batch_is_open() && !server.machine.skips_until_sync() && !server.machine.reads_copy() {
         // Without it the server may keep replies to itself.
         put(server, b'H', message::flush).await?;
     }
     loop {
-        cancel_now(server).await;
+        cancel_now(server).await?;
         match tokio::time::timeout(CANCEL_AGAIN, settle(server)).await {
             Ok(result) => return result,
             Err(_) => continue,
@@ -90,22 +89,34 @@ async fn end_requests(server: &mut Server) -> Result<(), &'static str> {
     }
 }
 
-async fn cancel_now(server: &Server) {
+/// Cancels what the server is doing. One that was sent and has not arrived may arrive at any time.
+async fn cancel_now(server: &Server) -> Result<(), &'static str> {
     let pool = server.pool().clone();
-    let _ = tokio::time::timeout(CANCEL_AGAIN, cancel::send(&pool, &server.info, || true)).await;
+    let sent = Cell::new(false);
+    let sending = cancel::send(&pool, &server.info, || {
+        sent.set(true);
+        true
+    });
+    match tokio::time::timeout(CANCEL_AGAIN, sending).await {
+        Err(_) if sent.get() => Err(cancel::UNCONFIRMED),
+        _ => Ok(()),
+    }
 }
 
-/// Reads everything that is owed.
+/// Reads everything that is owed. A COPY that waits for data, or begins to, gets no more.
 async fn settle(server: &mut Server) -> Result<(), &'static str> {
     loop {
         match server::drain(server).await {
             Ok(()) | Err(OwnError::Refused(_)) => {}
             Err(OwnError::Broken(why)) => return Err(why),
         }
-        if !server.machine.needs_probe() {
+        if server.machine.reads_copy() {
+            put(server, b'f', |out| message::copy_fail(out, "client has left")).await?;
+        } else if server.machine.needs_probe() {
+            put(server, b'Q', |out| message::query(out, "")).await?;
+        } else {
             return Ok(());
         }
-        put(server, b'Q', |out| message::query(out, "")).await?;
     }
 }
 

@@ -126,7 +126,7 @@ impl Session {
         }
     }
 
-    fn unlinked(&self) {
+    pub(super) fn unlinked(&self) {
         *self.local.server.borrow_mut() = None;
         self.local.busy.set(false);
         self.local.info.server.store(0, Relaxed);

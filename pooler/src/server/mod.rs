@@ -161,6 +161,21 @@ impl Server {
         &mut self,
         input: &[u8],
         max_len: u32,
+        sink: impl FnMut(&Received<'_>),
+    ) -> Result<usize, ServerFault> {
+        let used = self.take_apart(input, max_len, sink);
+        if used.is_err() {
+            // However well it behaves from now on, it is out of step.
+            self.machine.lose();
+            self.route = Route::Swallow;
+        }
+        used
+    }
+
+    fn take_apart(
+        &mut self,
+        input: &[u8],
+        max_len: u32,
         mut sink: impl FnMut(&Received<'_>),
     ) -> Result<usize, ServerFault> {
         let mut used = 0;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use protocol::error_fields::ErrorFields;
 use protocol::frame::HEADER_LEN;
 use protocol::message;
-use protocol::session::{Origin, Route};
+use protocol::session::{Origin, Route, ServerMachine};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{IdleServer, Server, ServerState};
@@ -53,14 +53,17 @@ pub(crate) async fn send(server: &mut Server, bytes: &[u8]) -> Result<(), OwnErr
     sent.map_err(|_| OwnError::Broken("timeout"))?.map_err(|_| OwnError::Broken("server connection closed"))
 }
 
-/// Reads and drops replies until nothing is owed, or only a probe can tell whether anything is. Cancel-safe.
+/// Reads and drops replies until nothing is owed, or only a probe can tell whether anything is, or the server waits for
+/// COPY data. Cancel-safe.
 ///
 /// # Errors
 /// A request of the pooler's own among them was refused, or the connection broke.
 pub(crate) async fn drain(server: &mut Server) -> Result<(), OwnError> {
     let max_len = server.pool().shared.config.load().limits.max_packet_size;
     let mut refused = None;
-    while !server.machine.owes_nothing() && !server.machine.needs_probe() {
+    let rests =
+        |machine: &ServerMachine| machine.owes_nothing() || machine.needs_probe() || machine.reads_copy();
+    while !rests(&server.machine) {
         server.carry.reserve(4096);
         let read = tokio::time::timeout(OWN_TIMEOUT, server.stream.read_buf(&mut server.carry)).await;
         match read {

@@ -68,9 +68,9 @@ pub enum Owes {
     /// `ReadyForQuery`. See [`ServerMachine`].
     Syncs {
         /// `ReadyForQuery`s that must still come.
-        at_least: u16,
+        at_least: u32,
         /// `ReadyForQuery`s that may still come.
-        at_most: u16,
+        at_most: u32,
     },
 }
 
@@ -178,7 +178,12 @@ impl ServerMachine {
 
     /// So much is owed that no more should be sent.
     pub fn is_overrun(&self) -> bool {
-        self.owed.len() >= MANY_OWED
+        // `Sync`s that were joined stand at the end.
+        let joined = match self.owed.back() {
+            Some(Owed { what: Owes::Syncs { at_most, .. }, .. }) => *at_most as usize,
+            _ => 0,
+        };
+        self.owed.len() + joined >= MANY_OWED
     }
 
     /// Part of a message is still to be sent.
@@ -281,7 +286,8 @@ impl ServerMachine {
         what
     }
 
-    fn lose(&mut self) {
+    /// What is owed can't be known any more; nor can it after a message that was not admissible.
+    pub fn lose(&mut self) {
         self.lost = true;
     }
 
@@ -290,7 +296,7 @@ impl ServerMachine {
             (what, self.owed.back_mut())
         {
             *at_least += 1;
-            *at_most = at_most.saturating_add(1);
+            *at_most += 1;
             return;
         }
         self.owed.push_back(Owed { what, origin });
@@ -404,17 +410,17 @@ impl ServerMachine {
     /// Joins the `Sync`s that a failed COPY may have eaten with the one behind the end of its input.
     fn merge_syncs(&mut self) {
         let start = usize::from(self.owed.front().is_some_and(|o| o.what == Owes::Query));
-        let (mut least, mut most, mut count) = (0u16, 0u16, 0usize);
+        let (mut least, mut most, mut count) = (0u32, 0u32, 0usize);
         for owed in self.owed.iter().skip(start) {
             match owed.what {
                 Owes::Syncs { at_least, at_most } => {
                     least += at_least;
-                    most = most.saturating_add(at_most);
+                    most += at_most;
                 }
                 Owes::CopyEnd => {}
                 Owes::Sync if most > 0 => {
                     least += 1;
-                    most = most.saturating_add(1);
+                    most += 1;
                 }
                 _ => break,
             }
@@ -605,6 +611,20 @@ mod tests {
         idle_after(">P >B >E >S >d >c >S <1 <2 <G <C <ZI");
         idle_after(">P >B >E >d >c >S <1 <2 <G <C <ZI");
         idle_after(">P >B >E >S >d >c >S <1 <2 <E <ZI <ZI"); // failed before the COPY began
+    }
+
+    /// More than sixteen bits count: the joined `Sync`s of a client that sends nothing else.
+    #[test]
+    fn any_number_of_syncs_behind_a_failed_copy() {
+        const SYNCS: usize = 70_000;
+        let (mut machine, _) = after(">P >B >E >S <1 <2 <G >d <E");
+        (0..SYNCS).for_each(|_| machine.on_sent(b'S', Origin::Client, true));
+        assert!(machine.is_overrun());
+        for _ in 0..SYNCS {
+            assert_eq!(machine.on_received(b'Z', Some(TxStatus::Idle)), Ok(Route::Forward));
+        }
+        assert_eq!(run(&mut machine, "~Q <I <ZI"), "ss");
+        assert!(machine.idle().is_some(), "{machine:?}");
     }
 
     #[test]
