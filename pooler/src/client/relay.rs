@@ -129,6 +129,7 @@ impl Session {
         let Some(link) = &mut self.link else { return Ok(Flow::Wait(Some(Step::NeedServer))) };
         if link.setting {
             self.resume = true;
+            self.request_begins(now); // it can be cancelled from now on
             return Ok(Flow::Wait(None));
         }
         link.server.machine.on_sent(tag, Origin::Client, complete);
