@@ -3,11 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod cancels;
 mod common;
 mod console;
 mod copy;
+mod deaths;
 mod demo;
 mod extended;
 mod modes;
 mod pipelines;
+#[allow(dead_code)]
+mod probe;
 mod simple;
