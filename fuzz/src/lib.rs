@@ -1,0 +1,31 @@
+//! Fuzz targets for the protocol crate. Each takes any bytes and panics where an invariant does not hold.
+
+mod error_fields;
+mod frames;
+mod input;
+mod operations;
+mod postgres;
+mod scram;
+mod startup;
+
+pub use error_fields::error_fields;
+pub use frames::frames;
+pub use operations::operations;
+pub use scram::scram;
+pub use startup::startup;
+
+/// A target by name, with inputs to start mutating from.
+pub struct Target {
+    pub name: &'static str,
+    pub run: fn(&[u8]),
+    pub corpus: fn() -> Vec<Vec<u8>>,
+}
+
+/// All targets.
+pub const TARGETS: [Target; 5] = [
+    Target { name: "startup", run: startup, corpus: startup::corpus },
+    Target { name: "scram", run: scram, corpus: scram::corpus },
+    Target { name: "error_fields", run: error_fields, corpus: error_fields::corpus },
+    Target { name: "frames", run: frames, corpus: frames::corpus },
+    Target { name: "operations", run: operations, corpus: operations::corpus },
+];
