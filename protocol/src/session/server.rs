@@ -180,7 +180,7 @@ impl ServerMachine {
     pub fn is_overrun(&self) -> bool {
         // `Sync`s that were joined stand at the end.
         let joined = match self.owed.back() {
-            Some(Owed { what: Owes::Syncs { at_most, .. }, .. }) => *at_most as usize,
+            Some(Owed { what: Owes::Syncs { at_least, .. }, .. }) => *at_least as usize,
             _ => 0,
         };
         self.owed.len() + joined >= MANY_OWED
@@ -244,6 +244,7 @@ impl ServerMachine {
             }
             b'c' | b'f' if self.may_meet_copy() => Owes::CopyEnd,
             b'H' | b'd' | b'c' | b'f' => return, // Flush is owed nothing; COPY data without a COPY are ignored
+            _ if self.batch == Batch::Skipping && self.may_have_skipped() => return self.lose(),
             _ if self.batch == Batch::Skipping => return,
             b'Q' => Owes::Query,
             b'F' => Owes::FunctionCall,
@@ -268,6 +269,11 @@ impl ServerMachine {
         self.owed.back().is_some_and(|o| self.copy != CopyIn::No || !matches!(o.what, Owes::Syncs { .. }))
     }
 
+    /// Whether the server skips what is sent now depends on what a failed COPY has eaten.
+    fn may_have_skipped(&self) -> bool {
+        self.owed.back().is_some_and(|o| matches!(o.what, Owes::Syncs { .. }))
+    }
+
     fn on_sent_in_copy(&mut self, tag: u8, origin: Origin) {
         match tag {
             b'd' | b'H' => {}
@@ -276,7 +282,10 @@ impl ServerMachine {
                 self.push(Owes::CopyEnd, origin);
             }
             // Eaten, unless the COPY has already failed and the news is on its way.
-            b'S' => self.push(Owes::Syncs { at_least: 0, at_most: 1 }, origin),
+            b'S' => match self.owed.back_mut() {
+                Some(Owed { what: Owes::Syncs { at_most, .. }, .. }) => *at_most += 1,
+                _ => self.push(Owes::Syncs { at_least: 0, at_most: 1 }, origin),
+            },
             _ => self.lose(),
         }
     }
@@ -317,6 +326,7 @@ impl ServerMachine {
         self.settle_front(tag);
         let Some(front) = self.owed.front().copied() else {
             // An error nobody asked for announces the end of the connection (57P01 and the like).
+            self.lose();
             return if tag == b'E' { Ok(Route::Forward) } else { Err(self.violation(tag)) };
         };
         match tag {
@@ -369,6 +379,9 @@ impl ServerMachine {
         }
         self.status = status;
         self.copy = CopyIn::No;
+        if self.batch == Batch::Skipping {
+            self.batch = Batch::Closed; // a Sync that was thought eaten has ended it
+        }
         self.settle_end();
         Ok(())
     }
@@ -432,6 +445,9 @@ impl ServerMachine {
         if least == 0 && start == 0 {
             // Whether the server skips depends on what was eaten; only the next Sync tells.
             self.batch = Batch::Skipping;
+            if self.owed.len() > count {
+                return self.lose(); // so does whether what was sent behind it is answered
+            }
         }
         let origin = Origin::Client; // the pooler never runs COPY
         self.owed.drain(start..start + count);
@@ -464,17 +480,18 @@ impl ServerMachine {
     /// The request at the front reads COPY data from here on; what was sent behind it, up to the end of the input,
     /// is read as such.
     fn begin_copy(&mut self) {
-        self.copy = CopyIn::Reading;
-        for owed in self.owed.iter_mut().skip(1) {
-            match owed.what {
-                Owes::Sync => owed.what = Owes::Syncs { at_least: 0, at_most: 1 },
-                Owes::Syncs { .. } => {}
-                Owes::CopyEnd => {
-                    self.copy = CopyIn::Ended;
-                    break;
-                }
-                _ => break,
-            }
+        let is_sync = |o: &&Owed| matches!(o.what, Owes::Sync | Owes::Syncs { .. });
+        let syncs = self.owed.iter().skip(1).take_while(is_sync).count();
+        self.copy = match self.owed.get(1 + syncs).map(|o| o.what) {
+            None => CopyIn::Reading,
+            Some(Owes::CopyEnd) => CopyIn::Ended,
+            // A request inside COPY data: the server ends the session, or has failed before it read that far.
+            Some(_) => return self.lose(),
+        };
+        if syncs > 0 {
+            self.owed.drain(1..1 + syncs);
+            let what = Owes::Syncs { at_least: 0, at_most: syncs as u32 };
+            self.owed.insert(1, Owed { what, origin: Origin::Client });
         }
         let extended = self.owed.front().is_some_and(|o| o.what == Owes::Execute);
         if extended && !self.owed.iter().any(|o| o.what == Owes::Sync) {
@@ -652,6 +669,8 @@ mod tests {
         assert!(machine.idle().is_none() && !machine.needs_probe());
         assert_eq!(run(&mut machine, ">c >S <ZI"), "f");
         assert!(machine.needs_probe());
+        // It failed before reading anything: the Sync is answered, and the client goes on.
+        idle_after(">P >B >E >S <1 <2 <G <E <ZI >c >P >S <1 <ZI");
         // Simple protocol.
         let (mut machine, _) = after(">Q <G >d >S >c <E <ZI");
         assert!(machine.needs_probe(), "{machine:?}");
@@ -683,6 +702,33 @@ mod tests {
         let mut machine = ServerMachine::new();
         machine.on_sent(b'Q', Origin::Client, true);
         assert!(machine.on_received(b'Z', None).is_err(), "a status that is none");
+    }
+
+    #[test]
+    fn what_cannot_be_known_keeps_the_server_for_good() {
+        let lost = |script: &str| {
+            let (machine, _) = after(script);
+            assert!(machine.is_lost() && machine.idle().is_none(), "{script}: {machine:?}");
+        };
+        lost(">P >B >E >S >Q <1 <2 <G"); // a request inside COPY data
+        lost(">P >B >E >S >c >Q <1 <2 <G <E"); // ignored if the Sync was eaten
+        lost(">P >B >E >S <1 <2 <G <E >Q"); // the same, sent after the error was seen
+        lost(">P >B >E >S <1 <2 <G <E >Q >S <ZI <E"); // the Query's ReadyForQuery is still to come
+        lost("<E"); // the session ends
+        lost(">Q <C <ZI <Z"); // a violation
+    }
+
+    #[test]
+    fn syncs_that_copy_eats_do_not_fill_the_queue() {
+        const SYNCS: usize = 70_000;
+        let (mut machine, _) = after(">P >B >E");
+        (0..SYNCS).for_each(|_| machine.on_sent(b'S', Origin::Client, true));
+        run(&mut machine, "<1 <2 <G");
+        assert!(!machine.is_overrun(), "the end of the COPY could never be sent");
+        (0..SYNCS).for_each(|_| machine.on_sent(b'S', Origin::Client, true));
+        assert!(!machine.is_overrun());
+        assert_eq!(run(&mut machine, ">c <C >S <ZI"), "ff");
+        assert!(machine.idle().is_some());
     }
 
     #[test]
