@@ -110,16 +110,10 @@ async fn plain(arrival: &mut Arrival, user: &str, secret: Option<&Secret>) -> Re
         None | Some(SecretKind::Plain("")) => false,
         Some(SecretKind::Plain(stored)) => stored.as_bytes().ct_eq(password).into(),
         Some(SecretKind::Md5(stored)) => stored == Md5Secret::new(user, password),
-        Some(SecretKind::Scram(verifier)) => {
-            let secrets = &arrival.worker.shared.secrets;
-            match std::str::from_utf8(password) {
-                Ok(text) => {
-                    let keys = secrets.derive(user, text, verifier.salt(), verifier.iterations()).await;
-                    keys.is_some_and(|k| k.verifier(verifier.salt(), verifier.iterations()) == verifier)
-                }
-                Err(_) => false,
-            }
-        }
+        Some(SecretKind::Scram(verifier)) => match std::str::from_utf8(password) {
+            Ok(text) => arrival.worker.shared.secrets.is_password_of(user, text, &verifier).await,
+            Err(_) => false,
+        },
     };
     if right { Ok(()) } else { Err(Refusal::fatal(PASSWORD_FAILED).into()) }
 }
