@@ -102,7 +102,10 @@ fn split(text: &str) -> Vec<String> {
 fn host(remote: Peer, config: &Config) -> String {
     match remote {
         Peer::Tcp(address) => address.to_string(),
-        Peer::Unix { .. } => format!("{remote}@unix:{}", config.listen.port),
+        Peer::Unix { pid } => {
+            let here = nix::unistd::gethostname().unwrap_or_default();
+            format!("unix({}@{}):{}", pid.unwrap_or_default(), here.to_string_lossy(), config.listen.port)
+        }
     }
 }
 
