@@ -196,7 +196,7 @@ impl Arrival {
         startup: &Startup,
     ) -> Result<Authenticated, Denied> {
         let shared = self.worker.shared.clone();
-        let params = ClientParams::read(startup, config, &shared.params.tracked, self.remote)?;
+        let params = ClientParams::read(startup, config, &shared.tracked, self.remote)?;
         // Nothing is remembered of names that nobody has proven to be allowed to use.
         let spec = config.databases.get(startup.database()).or(config.fallback.as_ref());
         check_client_limits(&shared, config, startup)?;
@@ -259,7 +259,7 @@ impl Arrival {
         };
         let shared = self.worker.shared.clone();
         let values = client.params.values.clone().or(welcome.defaults.values());
-        let params = shared.params.intern(values, false);
+        let params = client.pool.params.intern(values, false);
         let info = shared.clients.add(NewClient {
             id: self.id,
             worker: self.worker.index,
@@ -385,7 +385,7 @@ fn write_welcome(out: &mut Vec<u8>, welcome: &Welcome, params: &ParamSet, worker
     for (name, value) in &welcome.untracked {
         message::parameter_status(out, name, value);
     }
-    for (index, name) in worker.shared.params.tracked.names().enumerate() {
+    for (index, name) in worker.shared.tracked.names().enumerate() {
         if let Some(value) = params.values().get(index) {
             message::parameter_status(out, name, value);
         }

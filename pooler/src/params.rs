@@ -29,10 +29,11 @@ impl ParamSet {
     }
 }
 
-/// Every set in use, by its values. Locked at logins and when a parameter changes, not on the way of a query.
+/// Every set that is in use in a pool, by its values. What one database accepts another may refuse, so pools share none.
+/// Locked at logins and when a parameter changes, not on the way of a query.
 #[derive(Debug)]
 pub(crate) struct Params {
-    pub(crate) tracked: Tracked,
+    tracked: Arc<Tracked>,
     sets: Mutex<Sets>,
 }
 
@@ -44,7 +45,7 @@ struct Sets {
 }
 
 impl Params {
-    pub(crate) fn new(tracked: Tracked) -> Params {
+    pub(crate) fn new(tracked: Arc<Tracked>) -> Params {
         Params { tracked, sets: Mutex::default() }
     }
 
@@ -88,7 +89,7 @@ mod tests {
 
     #[test]
     fn equal_values_are_one_set() {
-        let params = Params::new(Tracked::new(["IntervalStyle"]));
+        let params = Params::new(Arc::new(Tracked::new(["IntervalStyle"])));
         let none = params.intern(Values::none(&params.tracked), false);
         assert!(!none.is_proven());
         let a = params.report(&none, "timezone", "UTC");
@@ -100,7 +101,7 @@ mod tests {
 
     #[test]
     fn sets_nobody_uses_are_forgotten() {
-        let params = Params::new(Tracked::new(["x"]));
+        let params = Params::new(Arc::new(Tracked::new(["x"])));
         let none = params.intern(Values::none(&params.tracked), false);
         for i in 0..1000 {
             params.report(&none, "application_name", &i.to_string());

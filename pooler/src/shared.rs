@@ -13,7 +13,6 @@ use crate::config::Config;
 use crate::console::Console;
 use crate::consoles::Consoles;
 use crate::lifecycle::Phase;
-use crate::params::Params;
 use crate::pool::{Census, Registry};
 use crate::secrets::Secrets;
 use crate::worker::{Order, WorkerHandle};
@@ -45,7 +44,8 @@ impl Clock {
 pub(crate) struct Shared {
     pub(crate) config: ArcSwap<Config>,
     pub(crate) clock: Clock,
-    pub(crate) params: Params,
+    /// The parameters that are kept for each client.
+    pub(crate) tracked: Arc<Tracked>,
     pub(crate) registry: Registry,
     pub(crate) census: Arc<Census>,
     pub(crate) clients: Clients,
@@ -68,7 +68,7 @@ impl Shared {
     pub(crate) fn new(config: Config, console: Arc<dyn Console>) -> Shared {
         Shared {
             clock: Clock::new(),
-            params: Params::new(Tracked::new(&config.params.track_extra)),
+            tracked: Arc::new(Tracked::new(&config.params.track_extra)),
             registry: Registry::default(),
             census: Arc::default(),
             clients: Clients::default(),

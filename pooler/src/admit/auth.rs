@@ -38,7 +38,7 @@ impl Arrival {
         config: &Config,
         startup: &Startup,
     ) -> Result<ConsoleClient, Denied> {
-        let tracked = &self.worker.shared.params.tracked;
+        let tracked = &self.worker.shared.tracked;
         let params = super::ClientParams::read(startup, config, tracked, self.remote)?.values;
         let rights = self.console_rights(config, startup).await?;
         Ok(ConsoleClient { rights, user: startup.user().to_owned(), params })

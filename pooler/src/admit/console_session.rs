@@ -41,7 +41,7 @@ async fn serve(arrival: &mut Arrival, client: ConsoleClient) {
     let control = Control::new(shared.clone());
     let console = Arc::clone(&shared.console);
     let mut out = Vec::new();
-    write_welcome(&mut out, &console.version(), &shared.params.tracked, &client.params);
+    write_welcome(&mut out, &console.version(), &shared.tracked, &client.params);
     loop {
         if arrival.conversation.send(&out).await.is_err() {
             return;

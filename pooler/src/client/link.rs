@@ -84,7 +84,7 @@ impl Session {
     /// Puts the statements in front of the request that give the server this client's parameters.
     fn bring_parameters(&mut self, link: &mut Link) {
         let mut sql = String::new();
-        let tracked = &self.worker.shared.params.tracked;
+        let tracked = &self.worker.shared.tracked;
         link.server.params.values().write_changes(self.params.values(), tracked, &mut sql);
         if sql.is_empty() {
             self.adopt(link.server.params.clone());

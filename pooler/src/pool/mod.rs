@@ -32,7 +32,7 @@ pub(crate) use rules::PoolRules;
 pub(crate) use shard::{Shard, whom_to_serve};
 
 use crate::error::Refusal;
-use crate::params::ParamSet;
+use crate::params::{ParamSet, Params};
 use crate::server::{self, ConnectError, IdleServer, Server, ServerInfo, ServerState};
 use crate::shared::Shared;
 use crate::stats::{Counters, Periods, Totals};
@@ -104,6 +104,7 @@ pub(crate) struct Pool {
     held: AtomicBool,
     dialling: Mutex<Dialling>,
     welcome: ArcSwap<Option<Arc<Welcome>>>,
+    pub(crate) params: Params,
     /// Keys that a client's SCRAM login disclosed, for logging in to the server with the same verifier.
     passed_through: Mutex<Option<Keys>>,
     pub(crate) periods: Periods,
@@ -131,6 +132,7 @@ impl Pool {
             held: AtomicBool::new(false),
             dialling: Mutex::default(),
             welcome: ArcSwap::from_pointee(None),
+            params: Params::new(shared.tracked.clone()),
             passed_through: Mutex::default(),
             periods: Periods::default(),
             cancelling: Arc::default(),

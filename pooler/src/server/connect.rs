@@ -119,15 +119,15 @@ async fn open(
     let said = read_welcome(&mut conversation).await?;
 
     let shared = &pool.shared;
-    let mut values = Values::none(&shared.params.tracked);
+    let mut values = Values::none(&shared.tracked);
     let mut untracked = Vec::new();
     for (name, value) in said.params {
-        match shared.params.tracked.index(&name) {
+        match shared.tracked.index(&name) {
             Some(index) => values.set(index, &value),
             None => untracked.push((name, value)),
         }
     }
-    let params = shared.params.intern(values, true);
+    let params = pool.params.intern(values, true);
     let info = Arc::new(ServerInfo {
         id: shared.next_id(),
         host,

@@ -215,7 +215,7 @@ impl Server {
 
     /// A parameter was reported.
     pub(crate) fn on_parameter(&mut self, name: &str, value: &str) {
-        let set = self.pool.shared.params.report(&self.params, name, value);
+        let set = self.pool.params.report(&self.params, name, value);
         if !Arc::ptr_eq(&set, &self.params) {
             self.params = set.clone();
             *self.info.params.lock().unwrap_or_else(PoisonError::into_inner) = set;
