@@ -312,7 +312,11 @@ impl Arrival {
             let home = self.worker.index;
             let mut place = pool.wait(home, self.worker.shared.clock.micros(), limit, None);
             pool.pump(&self.worker);
-            let grant = (&mut place.granted).await;
+            let grant = tokio::select! {
+                biased;
+                grant = &mut place.granted => grant,
+                () = self.conversation.gone() => return Err(Denied::Silent),
+            };
             place.done = true;
             match grant {
                 Ok(Grant::Server(server)) => pool.give_back(home, server),

@@ -11,11 +11,7 @@ use protocol::sqlstate::SqlState;
 use super::{Arrival, ConsoleClient};
 use crate::consoles::ConsoleInfo;
 use crate::control::Control;
-use crate::net::Conversation;
 use crate::secrets::random;
-
-/// While a command waits, further input is read up to this many bytes, so that the client's leaving is noticed.
-const READ_AHEAD: usize = 64 << 10;
 
 /// Serves the client until it leaves or the process stops.
 pub(super) async fn run(mut arrival: Arrival, client: ConsoleClient) {
@@ -60,7 +56,7 @@ async fn serve(arrival: &mut Arrival, client: ConsoleClient) {
                 tokio::select! {
                     biased;
                     answer = console.execute(&control, &text, client.rights) => out = answer,
-                    () = until_gone(&mut arrival.conversation) => return,
+                    () = arrival.conversation.gone() => return,
                 }
                 message::ready_for_query(&mut out, TxStatus::Idle);
             }
@@ -80,14 +76,6 @@ async fn serve(arrival: &mut Arrival, client: ConsoleClient) {
                 let _ = arrival.conversation.send_and_close(&out).await;
                 return;
             }
-        }
-    }
-}
-
-async fn until_gone(conversation: &mut Conversation) {
-    while conversation.read_more().await.is_ok() {
-        if conversation.input().len() > READ_AHEAD {
-            std::future::pending::<()>().await;
         }
     }
 }

@@ -16,6 +16,9 @@ pub(crate) struct Conversation {
 /// Bytes read at once. Logins are short and many at a time: what each of them holds must not add up.
 const READ_STEP: usize = 512;
 
+/// More input than this is not read while nobody asks for it.
+const READ_AHEAD: usize = 64 << 10;
+
 impl Conversation {
     /// `max_len` bounds a message in bytes, its type byte included.
     pub(crate) fn new(stream: Stream, max_len: u32) -> Conversation {
@@ -51,6 +54,15 @@ impl Conversation {
         match self.stream.read_buf(&mut self.buf).await? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             _ => Ok(()),
+        }
+    }
+
+    /// Waits until the peer has left; meanwhile its input is read up to a bound. Cancel-safe.
+    pub(crate) async fn gone(&mut self) {
+        while self.read_more().await.is_ok() {
+            if self.buf.len() > READ_AHEAD {
+                std::future::pending::<()>().await;
+            }
         }
     }
 

@@ -239,12 +239,15 @@ impl Pool {
     /// Old enough to be closed, and no other was closed for its age just now.
     fn lifetime_over(&self, rules: &PoolRules, info: &ServerInfo, now: u64) -> bool {
         let lifetime = rules.lifetime.as_micros() as u64;
+        if lifetime == 0 {
+            return info.requested.load(Relaxed) > 0; // used once
+        }
         if now.saturating_sub(info.opened) < lifetime {
             return false;
         }
         let pause = lifetime / rules.size.unwrap_or(1).max(1) as u64;
         let mut dialling = lock(&self.dialling);
-        let due = lifetime == 0 || now.saturating_sub(dialling.last_expiry) >= pause;
+        let due = now.saturating_sub(dialling.last_expiry) >= pause;
         if due {
             dialling.last_expiry = now;
         }
