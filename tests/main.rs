@@ -10,6 +10,7 @@ mod copy;
 mod deaths;
 mod demo;
 mod extended;
+mod limits;
 mod logins;
 mod modes;
 mod pipelines;
