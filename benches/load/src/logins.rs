@@ -13,21 +13,11 @@ use support::peer::Peer;
 use support::wire::Target;
 
 use crate::Result;
-use crate::measure::{cpu_time, percentiles};
+use crate::measure::{Timed, cpu_time, percentiles};
 use crate::scram::ScramClient;
 
-/// What came out.
-pub(crate) struct Logins {
-    /// Processor time of the pooler, microseconds a login.
-    pub(crate) cpu: Option<f64>,
-    /// Logins a second.
-    pub(crate) rate: f64,
-    /// 50th, 95th and 99th percentile in milliseconds.
-    pub(crate) latencies: [f64; 3],
-}
-
 /// Logs in for this time, [`MOST`] times at most.
-pub(crate) fn run(target: &Target, pid: Option<u32>, time: Duration) -> Result<Logins> {
+pub(crate) fn run(target: &Target, pid: Option<u32>, time: Duration) -> Result<Timed> {
     // Lets a pooler open its server connection, which the first client waits for.
     LoginLoop::new(target).once()?;
     let before = pid.map(cpu_time).transpose()?;
@@ -44,10 +34,11 @@ pub(crate) fn run(target: &Target, pid: Option<u32>, time: Duration) -> Result<L
     let elapsed = start.elapsed().as_secs_f64();
     let count = latencies.len() as f64;
     let used = pid.map(cpu_time).transpose()?.zip(before).map(|(after, before)| after - before);
-    Ok(Logins {
+    Ok(Timed {
         cpu: used.map(|used| used.as_secs_f64() / count * 1e6),
         rate: count / elapsed,
         latencies: percentiles(latencies).ok_or("not one login")?,
+        count,
     })
 }
 

@@ -25,6 +25,7 @@ use serde_json::{Map, Value, json};
 
 use crate::contender::{Access, Contender, Running, Stage};
 use crate::machine::Machine;
+use crate::measure::Timed;
 use crate::options::{Options, Task};
 use crate::pgbench::Job;
 use crate::report::{Metric, Report, Row, Sample};
@@ -112,17 +113,22 @@ fn measure(work: Work, contenders: &[Contender], stage: &Stage, options: &Option
 
 /// One contender does one piece of work.
 fn run(work: Work, contender: &Contender, stage: &Stage, options: &Options) -> Result<Sample> {
-    stage.clear();
-    let access = if work == Work::Logins { Access::Scram } else { Access::Trust };
-    let running = contender.start(stage, access)?;
+    let running = start(work, contender, stage)?;
     let sample = match work {
-        Work::Queries { protocol, clients } => queries(&running, protocol, clients, stage, options),
+        Work::Queries { protocol, clients } => {
+            queries(&running, protocol, clients, stage, options).map(|timed| timings(&timed))
+        }
         Work::Idle { clients } => idle(&running, clients),
-        Work::Logins => logins(&running, options),
+        Work::Logins => logins(&running, options).map(|timed| timings(&timed)),
     };
     // A pooler that died is the reason for whatever else went wrong.
     running.stop()?;
     sample
+}
+
+fn start(work: Work, contender: &Contender, stage: &Stage) -> Result<Running> {
+    stage.clear();
+    contender.start(stage, if work == Work::Logins { Access::Scram } else { Access::Trust })
 }
 
 fn queries(
@@ -131,16 +137,13 @@ fn queries(
     clients: u32,
     stage: &Stage,
     options: &Options,
-) -> Result<Sample> {
+) -> Result<Timed> {
     let pid = running.pid();
-    let run = Job { target: &running.target, pid, protocol, clients, time: options.time, dir: stage.dir() }
-        .run()?;
-    Ok(timings(run.cpu, run.rate, run.latencies))
+    Job { target: &running.target, pid, protocol, clients, time: options.time, dir: stage.dir() }.run()
 }
 
-fn logins(running: &Running, options: &Options) -> Result<Sample> {
-    let logins = logins::run(&running.target, running.pid(), options.time)?;
-    Ok(timings(logins.cpu, logins.rate, logins.latencies))
+fn logins(running: &Running, options: &Options) -> Result<Timed> {
+    logins::run(&running.target, running.pid(), options.time)
 }
 
 fn idle(running: &Running, clients: u32) -> Result<Sample> {
@@ -149,13 +152,14 @@ fn idle(running: &Running, clients: u32) -> Result<Sample> {
     Ok(vec![(Metric::Rss, memory.rss / 1024.0), (Metric::Pss, memory.pss / 1024.0)])
 }
 
-fn timings(cpu: Option<f64>, rate: f64, [p50, p95, p99]: [f64; 3]) -> Sample {
-    let cpu = cpu.map(|cpu| (Metric::Cpu, cpu));
-    let rest = [(Metric::Rate, rate), (Metric::P50, p50), (Metric::P95, p95), (Metric::P99, p99)];
+fn timings(timed: &Timed) -> Sample {
+    let [p50, p95, p99] = timed.latencies;
+    let cpu = timed.cpu.map(|cpu| (Metric::Cpu, cpu));
+    let rest = [(Metric::Rate, timed.rate), (Metric::P50, p50), (Metric::P95, p95), (Metric::P99, p99)];
     cpu.into_iter().chain(rest).collect()
 }
 
-/// System calls a transaction, the start of the run included. None where the work is not pgbench's, or nobody stands
+/// System calls a transaction or login, the start of the run included. None for idle clients, or where nobody stands
 /// between client and server.
 fn count_syscalls(
     work: Work,
@@ -163,24 +167,18 @@ fn count_syscalls(
     stage: &Stage,
     options: &Options,
 ) -> Result<Vec<(String, f64)>> {
-    let Work::Queries { protocol, clients } = work else { return Ok(Vec::new()) };
-    stage.clear();
-    let running = contender.start(stage, Access::Trust)?;
+    let running = start(work, contender, stage)?;
     let Some(pid) = running.pid() else { return Ok(Vec::new()) };
     let dir = stage.dir();
     let counter = Counter::attach(pid, &dir)?;
-    let job = Job {
-        target: &running.target,
-        pid: Some(pid),
-        protocol,
-        clients,
-        time: options.time,
-        dir: dir.clone(),
+    let timed = match work {
+        Work::Queries { protocol, clients } => queries(&running, protocol, clients, stage, options)?,
+        Work::Idle { .. } => return Ok(Vec::new()),
+        Work::Logins => logins(&running, options)?,
     };
-    let run = job.run()?;
     let counts = counter.finish()?;
     running.stop()?;
-    Ok(counts.into_iter().map(|(name, count)| (name, count / run.transactions)).collect())
+    Ok(counts.into_iter().map(|(name, count)| (name, count / timed.count)).collect())
 }
 
 fn to_json(machine: &Machine, contenders: &[Contender], options: &Options, reports: &[Report]) -> Value {

@@ -16,6 +16,19 @@ pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
     Ok(clock.now()?.into())
 }
 
+/// A run of transactions, or of logins.
+#[derive(Debug)]
+pub(crate) struct Timed {
+    /// Processor time of the pooler, microseconds each. `None`: there is no pooler.
+    pub(crate) cpu: Option<f64>,
+    /// How many a second.
+    pub(crate) rate: f64,
+    /// 50th, 95th and 99th percentile in milliseconds.
+    pub(crate) latencies: [f64; 3],
+    /// How many in all, warm-up included.
+    pub(crate) count: f64,
+}
+
 /// Memory of a process in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Memory {

@@ -13,7 +13,7 @@ use support::tools;
 use support::wire::Target;
 
 use crate::Result;
-use crate::measure::{cpu_time, percentiles};
+use crate::measure::{Timed, cpu_time, percentiles};
 use crate::work::Protocol;
 
 /// How pgbench is to run.
@@ -28,22 +28,9 @@ pub(crate) struct Job<'a> {
     pub(crate) dir: PathBuf,
 }
 
-/// What came out.
-#[derive(Debug)]
-pub(crate) struct Run {
-    /// Processor time of the pooler, microseconds a transaction.
-    pub(crate) cpu: Option<f64>,
-    /// Transactions a second.
-    pub(crate) rate: f64,
-    /// 50th, 95th and 99th percentile in milliseconds.
-    pub(crate) latencies: [f64; 3],
-    /// Transactions of the whole run, warm-up included.
-    pub(crate) transactions: f64,
-}
-
 impl Job<'_> {
     /// Runs pgbench with a second of warm-up in front.
-    pub(crate) fn run(&self) -> Result<Run> {
+    pub(crate) fn run(&self) -> Result<Timed> {
         fs::create_dir_all(&self.dir)?;
         fs::write(self.dir.join("select.sql"), SCRIPT)?;
         let mut pgbench = Running(self.command()?.spawn()?);
@@ -56,12 +43,12 @@ impl Job<'_> {
         }
         let log = Log::take(&self.dir)?;
         let window = Window::new(&marks).ok_or("pgbench reported no progress")?;
-        Ok(Run {
+        Ok(Timed {
             cpu: window.cpu_per_transaction(),
             rate: window.rate(),
             latencies: percentiles(log.between(window.first.stamp, window.last.stamp))
                 .ok_or("an empty log")?,
-            transactions: processed(&summary).ok_or("pgbench does not say how many transactions it ran")?,
+            count: processed(&summary).ok_or("pgbench does not say how many transactions it ran")?,
         })
     }
 

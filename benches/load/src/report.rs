@@ -86,7 +86,7 @@ pub(crate) struct Row {
     pub(crate) samples: Vec<(u32, Sample)>,
     /// Why it did not take part, or failed.
     pub(crate) remark: Option<String>,
-    /// Calls a transaction, the most frequent first.
+    /// System calls a transaction or login, the most frequent first.
     pub(crate) syscalls: Vec<(String, f64)>,
 }
 
@@ -194,7 +194,7 @@ impl fmt::Display for Report {
             if !row.syscalls.is_empty() {
                 let shown = row.syscalls.iter().filter(|(_, count)| *count >= 0.005);
                 let list: Vec<String> = shown.map(|(name, count)| format!("{count:.2} {name}")).collect();
-                writeln!(f, "{}: system calls a transaction: {}", row.name, list.join(", "))?;
+                writeln!(f, "{}: system calls each: {}", row.name, list.join(", "))?;
             }
         }
         Ok(())

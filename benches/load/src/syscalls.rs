@@ -1,4 +1,4 @@
-//! System calls a transaction, counted by strace, which slows what it counts: apart from all other measurements.
+//! System calls a transaction or login, counted by strace, which slows what it counts: apart from all other measurements.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
