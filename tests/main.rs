@@ -11,6 +11,7 @@ mod copy;
 mod deaths;
 mod demo;
 mod extended;
+mod hostile;
 mod limits;
 mod logins;
 mod modes;
