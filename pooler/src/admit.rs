@@ -202,6 +202,7 @@ impl Arrival {
         check_client_limits(&shared, config, startup)?;
         self.log_attempt(config, startup);
         let keys = auth::authenticate(self, config, startup, spec).await?;
+        let config = &*shared.config.load_full(); // a reload may have come meanwhile
         let db = shared.registry.database(config, startup.database(), self.since);
         let db = db.map_err(|NotConfigured| {
             let name: String = startup.database().chars().take(63).collect();
@@ -280,7 +281,6 @@ impl Arrival {
             return;
         }
         client.pool.counters[self.worker.index].logins.add(1);
-        let wait_limit = wait_limit(&config, &client.pool, &info.login.name);
         let replication = (client.replication != Replication::Off).then_some(client.params.for_server);
         let (stream, input) = self.conversation.into_parts();
         let session = Session::new(Admitted {
@@ -289,7 +289,6 @@ impl Arrival {
             stream,
             input,
             params,
-            wait_limit,
             replication,
             counted: (self.counted, client.counted),
             leave: self.leave,
@@ -308,9 +307,12 @@ impl Arrival {
             if let Some(welcome) = pool.welcome() {
                 return Ok(welcome);
             }
-            let limit = wait_limit(config, pool, &client.login.name).map(|d| d.as_micros() as u64);
+            let limit = pool.wait_limit(config, &client.login.name).map(|d| d.as_micros() as u64);
             let home = self.worker.index;
             let mut place = pool.wait(home, self.worker.shared.clock.micros(), limit, None);
+            if pool.is_removed() {
+                return Err(Refusal::fatal("database removed").into()); // nobody would serve this queue
+            }
             pool.pump(&self.worker);
             let grant = tokio::select! {
                 biased;
@@ -376,12 +378,6 @@ fn within_client_limits(
         return Err(Refusal::fatal("client connections exceeded (max_db_client_connections)"));
     }
     Ok(())
-}
-
-/// How long a client waits for a server: its own limit, its database's, or everybody's.
-fn wait_limit(config: &Config, pool: &Pool, login: &str) -> Option<Duration> {
-    let user = config.users.get(login).and_then(|u| u.query_wait_timeout);
-    user.or(pool.db.spec.load().query_wait_timeout).unwrap_or(config.timeouts.query_wait)
 }
 
 fn write_welcome(out: &mut Vec<u8>, welcome: &Welcome, params: &ParamSet, worker: &Worker) {

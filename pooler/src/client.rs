@@ -16,6 +16,7 @@ mod relay;
 mod wait;
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -26,6 +27,7 @@ use protocol::frame::Cutter;
 use protocol::session::ClientMachine;
 use protocol::startup::Replication;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Sleep;
 use tracing::{info, warn};
 
 use crate::config::PoolMode;
@@ -61,8 +63,8 @@ pub(crate) struct Session {
     link: Option<Box<Link>>,
     /// `Terminate` came; what is owed is still passed on.
     leaving: bool,
-    /// Longest wait for a server, in microseconds.
-    wait_limit: Option<u64>,
+    /// Runs while a client that is leaving has closed its connection.
+    farewell: Option<Pin<Box<Sleep>>>,
     /// Start-up parameters for the server, of a replication client.
     replication: Option<Vec<(String, String)>>,
     _counted: (Counting, [Counting; 2]),
@@ -77,7 +79,6 @@ pub(crate) struct Admitted {
     /// Bytes that came behind the login.
     pub(crate) input: Vec<u8>,
     pub(crate) params: Arc<ParamSet>,
-    pub(crate) wait_limit: Option<Duration>,
     pub(crate) replication: Option<Vec<(String, String)>>,
     pub(crate) counted: (Counting, [Counting; 2]),
     pub(crate) leave: Leave,
@@ -105,6 +106,9 @@ enum End {
 
 impl Session {
     pub(crate) fn new(admitted: Admitted) -> Box<Session> {
+        // From here on, so that whoever ends clients finds this one.
+        let local = admitted.local.clone();
+        admitted.worker.sessions.borrow_mut().insert(local.info.id, local);
         Box::new(Session {
             pool: admitted.local.info.pool.clone(),
             worker: admitted.worker,
@@ -119,7 +123,7 @@ impl Session {
             params: admitted.params,
             link: None,
             leaving: false,
-            wait_limit: admitted.wait_limit.map(|d| d.as_micros() as u64),
+            farewell: None,
             replication: admitted.replication,
             _counted: admitted.counted,
             _leave: admitted.leave,
@@ -130,7 +134,6 @@ impl Session {
     ///
     /// Boxed, and its end as well: the future is what an idle client costs.
     pub(crate) async fn run(mut self: Box<Self>) {
-        self.worker.sessions.borrow_mut().insert(self.local.info.id, self.local.clone());
         let end = loop {
             match poll_fn(|cx| self.poll_turn(cx)).await {
                 Step::NeedServer => match self.wait_for_server().await {
@@ -163,6 +166,9 @@ impl Session {
         }
         loop {
             let mut moved = self.relay_server(cx)?;
+            if self.leaving {
+                self.watch_leaving(cx)?;
+            }
             if self.may_read_client() {
                 if std::mem::take(&mut self.resume) {
                     let input = std::mem::take(&mut self.input);

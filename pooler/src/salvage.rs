@@ -52,6 +52,9 @@ async fn clean(server: &mut Server, cancels: Option<Rc<Cancels>>) -> Result<(), 
         }
         return Err("client disconnect while server was not ready");
     }
+    if server.machine.skips_until_sync() {
+        put(server, b'S', message::sync).await?; // ends nothing that has not failed
+    }
     if !server.machine.owes_nothing() {
         end_requests(server).await?;
         cancelled = true;

@@ -74,7 +74,9 @@ impl Session {
         self.local.info.set_state(ClientState::Active);
         *self.local.server.borrow_mut() = Some(info.clone());
         self.counters().assignments.add(1);
-        if !Arc::ptr_eq(&self.params, &link.server.params) {
+        if self.replication.is_some() {
+            self.adopt(link.server.params.clone()); // they were in its start-up packet; a walsender takes no SET
+        } else if !Arc::ptr_eq(&self.params, &link.server.params) {
             self.bring_parameters(&mut link);
         }
         self.link = Some(Box::new(link));
@@ -107,7 +109,9 @@ impl Session {
     /// Gives the server back if the client needs it no more.
     pub(super) fn release_if_free(&mut self) {
         let Some(link) = &self.link else { return };
-        let over = link.server.machine.idle().is_some() && link.unsent.is_empty() && !link.setting;
+        let server = &link.server;
+        let over = server.machine.idle().is_some() && server.is_between_messages();
+        let over = over && link.unsent.is_empty() && !link.setting;
         if over && self.shares_servers() {
             self.release();
         }

@@ -1,7 +1,9 @@
 //! Passing messages between a client and its server.
 
+use std::future::Future;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use protocol::frame::{HEADER_LEN, Piece, Whole};
 use protocol::message::{self, TxStatus};
@@ -51,16 +53,20 @@ impl Session {
             let end = at + piece.bytes().len();
             let forwarded = match piece {
                 Piece::Rest { complete, .. } => self.on_rest(complete),
-                Piece::Begin { tag, complete, .. } => match self.on_begin(tag, complete, now)? {
-                    Flow::Forward => true,
-                    Flow::Drop => false,
-                    Flow::Wait(step) => {
+                Piece::Begin { tag, complete, .. } => match self.on_begin(tag, complete, now) {
+                    Ok(Flow::Forward) => true,
+                    Ok(Flow::Drop) => false,
+                    Ok(Flow::Wait(step)) => {
                         self.cutter = cutter;
                         self.forward(cx, &input[run..at])?;
                         self.input = input[at..].to_vec();
                         return Ok(step);
                     }
-                    Flow::Leave => {
+                    Err(end) => {
+                        self.forward(cx, &input[run..at])?; // the server owes an answer to it
+                        return Err(end);
+                    }
+                    Ok(Flow::Leave) => {
                         self.forward(cx, &input[run..at])?;
                         return self.leave(cx);
                     }
@@ -157,7 +163,7 @@ impl Session {
     fn leave(&mut self, cx: &mut Context<'_>) -> Result<Option<Step>, End> {
         let Some(link) = &mut self.link else { return Err(End::Terminated) };
         let machine = &mut link.server.machine;
-        if machine.owes_nothing() || machine.reads_copy() {
+        if machine.owes_nothing() || machine.reads_copy() || machine.is_lost() {
             return Err(End::Terminated);
         }
         if machine.batch_is_open() {
@@ -169,6 +175,23 @@ impl Session {
         }
         self.leaving = true;
         Ok(None)
+    }
+
+    /// Notices when a client that has sent `Terminate` closes as well: then nobody waits for what is still owed, and
+    /// after a grace, in which a short statement ends as it would with PostgreSQL, it is cancelled.
+    pub(super) fn watch_leaving(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        while self.farewell.is_none() {
+            let mut buffer = self.worker.buffer.borrow_mut();
+            match self.stream.poll_read_into(cx, &mut buffer) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(n)) if n > 0 => {} // nothing counts behind Terminate
+                Poll::Ready(_) => self.farewell = Some(Box::pin(tokio::time::sleep(FAREWELL))),
+            }
+        }
+        match self.farewell.as_mut().map(|farewell| farewell.as_mut().poll(cx)) {
+            Some(Poll::Ready(())) => Err(End::Gone),
+            _ => Ok(()),
+        }
     }
 
     // ---- from the server -------------------------------------------------------------------------------------
@@ -225,7 +248,7 @@ impl Session {
             End::Refused(Refusal::fatal(fault.text()))
         })?;
         link.server.carry = input[used..].to_vec();
-        if own_failed {
+        if own_failed && self.local.preparing.get() {
             return Err(End::Refused(Refusal::fatal("invalid server parameter")));
         }
         sent.map_err(|_| End::Gone)?;
@@ -249,6 +272,9 @@ impl Session {
             link.unsent.add(|out| message::query(out, ""));
             return self.forward(cx, &[]);
         }
+        if self.leaving && link.server.machine.reads_copy() {
+            return Err(End::Terminated); // no data will come
+        }
         if !link.server.machine.owes_nothing() {
             return Ok(());
         }
@@ -263,6 +289,9 @@ impl Session {
         Ok(())
     }
 }
+
+/// Time for what is still owed to a client that has said good-bye and closed.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What becomes of a message from the client.
 enum Flow {

@@ -38,6 +38,12 @@ impl Session {
         linked
     }
 
+    /// Longest wait in microseconds, by the configuration of this moment.
+    fn wait_limit(&self) -> Option<u64> {
+        let config = self.worker.shared.config.load();
+        self.pool.wait_limit(&config, &self.local.info.login.name).map(|limit| limit.as_micros() as u64)
+    }
+
     async fn wait_in_queue(&mut self, since: u64) -> Result<(), End> {
         if let Some(reason) = self.pool.failing() {
             self.pool.try_again(&self.worker);
@@ -45,8 +51,11 @@ impl Session {
             return Err(End::Refused(Refusal::fatal(text)));
         }
         loop {
-            let mut place =
-                self.pool.wait(self.worker.index, since, self.wait_limit, Some(self.local.info.id));
+            let limit = self.wait_limit();
+            let mut place = self.pool.wait(self.worker.index, since, limit, Some(self.local.info.id));
+            if self.pool.is_removed() {
+                return Err(End::Refused(Refusal::fatal("database removed"))); // nobody would serve this queue
+            }
             self.local.ticket.set(Some(place.ticket));
             self.pool.pump(&self.worker);
             let grant = poll_fn(|cx| self.poll_wait(cx, &mut place)).await;
@@ -56,7 +65,7 @@ impl Session {
                     if server.into_clean().is_some_and(|server| self.link(server)) {
                         return Ok(());
                     }
-                    // It was gone before it could be used: in line again, at the old place.
+                    // It was gone before it could be used: in line again.
                 }
                 Grant::Cancelled => {
                     self.machine.refuse();
@@ -106,12 +115,17 @@ impl Session {
     async fn wait_for_own_server(&mut self, params: Vec<(String, String)>) -> Result<(), End> {
         let permit = loop {
             let now = self.worker.shared.clock.micros();
-            if let Some(permit) = self.pool.admit(now) {
-                break permit;
+            if self.pool.is_removed() {
+                return Err(End::Refused(Refusal::fatal("database removed")));
             }
-            self.pool.evict_one();
+            if !self.pool.is_held() {
+                if let Some(permit) = self.pool.admit(now) {
+                    break permit;
+                }
+                self.pool.evict_one();
+            }
             let since = self.local.info.since.load(Relaxed);
-            if self.wait_limit.is_some_and(|limit| now.saturating_sub(since) >= limit) {
+            if self.wait_limit().is_some_and(|limit| now.saturating_sub(since) >= limit) {
                 return Err(End::Refused(Refusal::fatal("query_wait_timeout")));
             }
             self.or_gone(tokio::time::sleep(std::time::Duration::from_millis(50))).await?;

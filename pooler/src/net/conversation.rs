@@ -25,11 +25,6 @@ impl Conversation {
         Conversation { stream, buf: Vec::new(), max_len }
     }
 
-    /// The stream; nothing must be left unread.
-    pub(crate) fn into_stream(self) -> Stream {
-        self.stream
-    }
-
     /// The stream and what was read but not asked for.
     pub(crate) fn into_parts(self) -> (Stream, Vec<u8>) {
         (self.stream, self.buf)

@@ -18,8 +18,10 @@ mod shard;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use protocol::auth::scram::Keys;
@@ -31,6 +33,7 @@ pub(crate) use registry::{Db, NotConfigured, Registry, User};
 pub(crate) use rules::PoolRules;
 pub(crate) use shard::{Shard, whom_to_serve};
 
+use crate::config::Config;
 use crate::error::Refusal;
 use crate::params::{ParamSet, Params};
 use crate::server::{self, ConnectError, IdleServer, Server, ServerInfo, ServerState};
@@ -102,8 +105,11 @@ pub(crate) struct Pool {
     /// Servers opened under an older number are closed instead of being used again.
     generation: AtomicU64,
     held: AtomicBool,
+    /// Nobody looks after it any more; clients that still have it are told so.
+    removed: AtomicBool,
     dialling: Mutex<Dialling>,
-    welcome: ArcSwap<Option<Arc<Welcome>>>,
+    /// With the generation of the servers that said it.
+    welcome: ArcSwap<Option<(u64, Arc<Welcome>)>>,
     pub(crate) params: Params,
     /// Keys that a client's SCRAM login disclosed, for logging in to the server with the same verifier.
     passed_through: Mutex<Option<Keys>>,
@@ -130,6 +136,7 @@ impl Pool {
             members: Mutex::default(),
             generation: AtomicU64::new(0),
             held: AtomicBool::new(false),
+            removed: AtomicBool::new(false),
             dialling: Mutex::default(),
             welcome: ArcSwap::from_pointee(None),
             params: Params::new(shared.tracked.clone()),
@@ -209,17 +216,20 @@ impl Pool {
         if rules.total().is_some_and(|most| self.open.get() > most) {
             return Some("too many servers in the pool");
         }
-        if self.must_yield(&rules, now) {
+        // One that nobody has used would be opened in vain.
+        if server.info().requested.load(Relaxed) > 0 && self.must_yield(&rules, now, 0) {
             return Some("evicted");
         }
         self.lifetime_over(&rules, server.info(), now).then_some("server lifetime over")
     }
 
-    /// The limit that this pool shares with others is reached, and a client of another pool has waited clearly longer
-    /// than any of this one: without this a pool that is always busy would keep every place for ever.
-    fn must_yield(&self, rules: &PoolRules, now: u64) -> bool {
-        let full =
-            |tally: &Tally, most: Option<NonZeroUsize>| most.is_some_and(|most| tally.get() >= most.get());
+    /// The limit that this pool shares with others is reached (with `more` connections), and a client of another pool
+    /// has waited clearly longer than any of this one: without this a pool that is always busy would keep every place
+    /// for ever, and one that comes first by chance would take each that is freed.
+    fn must_yield(&self, rules: &PoolRules, now: u64, more: usize) -> bool {
+        let full = |tally: &Tally, most: Option<NonZeroUsize>| {
+            most.is_some_and(|most| tally.get() + more >= most.get())
+        };
         let (db_full, user_full) =
             (full(&self.db.servers, rules.max_db), full(&self.user.servers, rules.max_user));
         if !db_full && !user_full {
@@ -228,8 +238,9 @@ impl Pool {
         let by_db = if db_full { self.db.pools() } else { Vec::new() };
         let by_user = if user_full { self.user.pools() } else { Vec::new() };
         let others = by_db.iter().chain(&by_user).filter(|pool| !std::ptr::eq(&***pool, self));
-        let wants_place =
-            |pool: &&Arc<Pool>| pool.rules.load().size.is_none_or(|size| pool.open.get() < size);
+        let wants_place = |pool: &&Arc<Pool>| {
+            pool.may_connect(now) && pool.rules.load().size.is_none_or(|size| pool.open.get() < size)
+        };
         let Some(other) = others.filter(wants_place).filter_map(|pool| pool.oldest_wait()).min() else {
             return false;
         };
@@ -357,6 +368,9 @@ impl Pool {
             database: (&self.db.servers, rules.max_db),
             user: (&self.user.servers, rules.max_user),
         };
+        if self.must_yield(&rules, now, 1) {
+            return None; // the other pool is pumped by whatever frees a place, and by the tick
+        }
         let census = &self.shared.census;
         let permit = census.admit(&counted).or_else(|full| match self.evict_for(full) {
             true => census.admit(&counted),
@@ -367,6 +381,11 @@ impl Pool {
             warn!(peer = %self.name(), "taking connection from reserve_pool");
         }
         Some(permit)
+    }
+
+    /// Neither held nor waiting for the time of its next attempt.
+    fn may_connect(&self, now: u64) -> bool {
+        !self.is_held() && lock(&self.dialling).failure.as_ref().is_none_or(|failure| now >= failure.retry_at)
     }
 
     /// Opens a connection if it is time for another attempt, although nobody waits.
@@ -463,7 +482,6 @@ impl Pool {
     /// Closes every server as soon as it is free, and forgets what servers said at their login.
     pub(crate) fn renew(&self, reason: &'static str) {
         self.generation.fetch_add(1, Relaxed);
-        self.welcome.store(Arc::new(None));
         self.close_idle(reason);
     }
 
@@ -482,16 +500,27 @@ impl Pool {
         }
     }
 
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed.load(SeqCst)
+    }
+
+    /// How long a client waits for a server: its own limit, its database's, or everybody's.
+    pub(crate) fn wait_limit(&self, config: &Config, login: &str) -> Option<Duration> {
+        let user = config.users.get(login).and_then(|u| u.query_wait_timeout);
+        user.or(self.db.spec.load().query_wait_timeout).unwrap_or(config.timeouts.query_wait)
+    }
+
     pub(crate) fn is_held(&self) -> bool {
         self.held.load(Relaxed)
     }
 
     pub(crate) fn welcome(&self) -> Option<Arc<Welcome>> {
-        self.welcome.load().as_ref().clone()
+        let welcome = self.welcome.load();
+        welcome.as_ref().as_ref().filter(|(of, _)| *of == self.generation()).map(|(_, said)| said.clone())
     }
 
-    pub(crate) fn set_welcome(&self, welcome: Welcome) {
-        self.welcome.store(Arc::new(Some(Arc::new(welcome))));
+    pub(crate) fn set_welcome(&self, generation: u64, welcome: Welcome) {
+        self.welcome.store(Arc::new(Some((generation, Arc::new(welcome)))));
     }
 
     pub(crate) fn passed_through(&self) -> Option<Keys> {

@@ -1,6 +1,6 @@
 //! Databases, users and pools by name.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
@@ -127,12 +127,15 @@ impl Registry {
         pool.hold(shared.is_paused() || db.paused.load(Relaxed));
         lock(&db.pools).push(pool.clone());
         lock(&user.pools).push(pool.clone());
+        // Once more, for a pause that began between the first look and the push.
+        pool.hold(shared.is_paused() || db.paused.load(Relaxed));
         pool
     }
 
     /// Forgets a pool: its servers are closed by the caller.
     pub(crate) fn remove_pool(&self, pool: &Arc<Pool>) {
         let _making = lock(&self.making);
+        pool.removed.store(true, SeqCst);
         lock(&pool.db.pools).retain(|p| !Arc::ptr_eq(p, pool));
         lock(&pool.user.pools).retain(|p| !Arc::ptr_eq(p, pool));
     }

@@ -28,6 +28,10 @@ use crate::pool::{Permit, Pool, Welcome};
 use crate::secrets::random;
 use crate::worker::Worker;
 
+/// Longest message a server may send before it is ready, in bytes, and most parameters it may report.
+const MAX_LOGIN_MESSAGE: u32 = 256 << 10;
+const MOST_PARAMS: usize = 1024;
+
 /// Why a connection could not be opened.
 #[derive(Debug, Clone)]
 pub(crate) enum ConnectError {
@@ -104,8 +108,7 @@ async fn open(
     let host = spec.hosts[pool.next_host() % spec.hosts.len()].clone();
     let stream = dial(pool, &host, spec.port).await?;
     let (remote, local) = (stream.remote(), stream.local());
-    let max_packet = pool.shared.config.load().limits.max_packet_size;
-    let mut conversation = Conversation::new(stream, max_packet);
+    let mut conversation = Conversation::new(stream, MAX_LOGIN_MESSAGE);
 
     let database = pool.db.server_name();
     let mut packet = Vec::new();
@@ -117,6 +120,8 @@ async fn open(
 
     authenticate(pool, &mut conversation).await?;
     let said = read_welcome(&mut conversation).await?;
+    // What came behind the welcome (a notice, at most) is looked at before the connection is first used.
+    let (stream, carry) = conversation.into_parts();
 
     let shared = &pool.shared;
     let mut values = Values::none(&shared.tracked);
@@ -145,15 +150,15 @@ async fn open(
         params: Mutex::new(params.clone()),
     });
     if extra.is_empty() && pool.welcome().is_none() {
-        pool.set_welcome(Welcome { untracked, defaults: params.clone() });
+        pool.set_welcome(generation, Welcome { untracked, defaults: params.clone() });
     }
     pool.member_opened(&info);
     let mut server = Box::new(Server {
-        stream: conversation.into_stream(),
+        stream,
         machine: ServerMachine::new(),
         cutter: Cutter::default(),
         route: Route::Swallow,
-        carry: Vec::new(),
+        carry,
         params,
         info,
         home: worker.index,
@@ -337,9 +342,9 @@ async fn read_welcome(conversation: &mut Conversation) -> Result<Said, ConnectEr
     loop {
         let (tag, body) = next(conversation).await?;
         match tag {
-            b'S' => {
+            b'S' if said.params.len() < MOST_PARAMS => {
                 let (name, value) = message::read_parameter_status(&body).ok_or_else(junk)?;
-                said.params.push((name.to_owned(), value.to_owned()));
+                said.params.push((name.into_owned(), value.into_owned()));
             }
             b'K' => {
                 let (pid, secret) = message::read_backend_key_data(&body).ok_or_else(junk)?;

@@ -127,7 +127,7 @@ impl Server {
 
     /// Proves that it may be given to anybody, or says that it may not by returning it.
     pub(crate) fn into_idle(mut self: Box<Self>) -> Option<IdleServer> {
-        let clean = self.machine.idle().is_some() && self.cutter.at_boundary() && self.carry.is_empty();
+        let clean = self.machine.idle().is_some() && self.is_between_messages();
         if !clean || self.info.replication {
             self.reason = "client disconnect while server was not ready";
             return None;
@@ -201,11 +201,16 @@ impl Server {
         if tag == b'S' {
             let report = complete.then(|| message::read_parameter_status(body)).flatten();
             let (name, value) = report.ok_or(ServerFault::Parameter)?;
-            self.on_parameter(name, value);
+            self.on_parameter(&name, &value);
         }
         self.route = self.machine.on_received(tag, ready).map_err(ServerFault::Violation)?;
         let fatal = tag == b'E' && ErrorFields::new(body).severity().is_some_and(|s| s.ends_session());
         Ok(Received { bytes, tag: Some(tag), route: self.route, ready, fatal })
+    }
+
+    /// Everything that has come belongs to a whole message.
+    pub(crate) fn is_between_messages(&self) -> bool {
+        self.cutter.at_boundary() && self.carry.is_empty()
     }
 
     /// The client has been given the beginning of a message and not its end.
@@ -239,7 +244,7 @@ impl Server {
                     Piece::Begin { tag: b'S', bytes, complete: true } => {
                         let (name, value) =
                             message::read_parameter_status(&bytes[5..]).ok_or("idle server got dirty")?;
-                        self.on_parameter(name, value);
+                        self.on_parameter(&name, &value);
                     }
                     Piece::Begin { tag: b'N', .. } | Piece::Rest { .. } => {}
                     Piece::Begin { .. } => return Err("idle server got dirty"),
