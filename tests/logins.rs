@@ -480,7 +480,7 @@ fn malformed_startup_packets() {
     };
     let layout = "invalid startup packet layout: expected terminator as last byte";
     let long = format!("user\0{}\0database\0app\0\0", "u".repeat(128));
-    let cases: [(Vec<u8>, &str); 13] = [
+    let cases: [(Vec<u8>, &str); 15] = [
         (packet(b"\0"), "no username supplied"),
         (packet(b""), layout),
         (packet(b"user\0app"), layout),
@@ -492,6 +492,8 @@ fn malformed_startup_packets() {
         (packet(b"user\0\0database\0app\0\0"), "no username supplied"),
         (packet(long.as_bytes()), "username too long"),
         (packet(b"user\0app\0work_mem\x001MB\0\0"), "unsupported startup parameter: work_mem"),
+        (password("secret"), "client password pkt before startup packet"),
+        (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "bad packet header: '474554202f204854'"),
         (b"\0\0\0\x07\0\x03\0\0".to_vec(), "bad packet header: '0000000700030000'"),
         (b"\0\x01\0\x01\0\x03\0\0".to_vec(), "bad packet header: '0001000100030000'"),
     ];
@@ -500,6 +502,11 @@ fn malformed_startup_packets() {
         client.send(&bytes);
         let reply = client.expect_closed();
         assert_fatal(&reply.error().unwrap_or_else(|| panic!("{text}: {reply:?}")), VIOLATION, text);
+    }
+    for message in [query("select 1"), sync(), terminate()] {
+        let mut client = Client::open(&pooler.address());
+        client.send(message);
+        assert_eq!(client.expect_closed().tags(), "");
     }
 }
 

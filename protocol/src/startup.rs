@@ -173,12 +173,16 @@ pub enum StartupError {
     UserTooLong,
     /// A cancel request whose secret has an impossible length.
     CancelLength,
+    /// A typed message where a start-up packet belongs.
+    Typed,
+    /// The same, and it is a password.
+    PasswordFirst,
 }
 
 impl StartupError {
-    /// No answer is sent before closing: cancel requests never get one.
+    /// No answer is sent before closing: cancel requests never get one, nor who begins in the middle.
     pub fn is_silent(&self) -> bool {
-        matches!(self, StartupError::CancelLength)
+        matches!(self, StartupError::CancelLength | StartupError::Typed)
     }
 }
 
@@ -195,6 +199,8 @@ impl fmt::Display for StartupError {
             StartupError::NoUser => "no username supplied",
             StartupError::UserTooLong => "username too long",
             StartupError::CancelLength => "invalid length of cancel request",
+            StartupError::Typed => "message before startup packet",
+            StartupError::PasswordFirst => "client password pkt before startup packet",
         })
     }
 }
@@ -214,6 +220,7 @@ fn write_bad_header(f: &mut fmt::Formatter<'_>, header: &[u8]) -> fmt::Result {
 /// # Errors
 /// [`StartupError`]: answer as it says and close.
 pub fn parse(input: &[u8], max_len: usize) -> Result<Parsed, StartupError> {
+    refuse_typed(input, max_len)?;
     let Some(header) = input.first_chunk::<HEADER_LEN>() else {
         return Ok(Parsed::Incomplete { needed: HEADER_LEN });
     };
@@ -238,6 +245,18 @@ enum Kind {
     GssEnc,
     Cancel,
     Startup { minor: u16 },
+}
+
+/// A packet that begins with anything but 0 is far too long, unless it is a typed message.
+fn refuse_typed(input: &[u8], max_len: usize) -> Result<(), StartupError> {
+    let Some([tag, length @ ..]) = input.first_chunk::<5>() else { return Ok(()) };
+    let plausible = (4..=max_len).contains(&(u32::from_be_bytes(*length) as usize));
+    match tag {
+        0 => Ok(()),
+        b'p' if plausible => Err(StartupError::PasswordFirst),
+        _ if plausible => Err(StartupError::Typed),
+        _ => Ok(()),
+    }
 }
 
 fn check_header(header: &[u8; HEADER_LEN], max_len: usize) -> Result<(Kind, usize), StartupError> {
@@ -404,6 +423,17 @@ mod tests {
         for value in ["false", "off", "no", "0", "", "o", "Database", "truely", "11"] {
             assert_eq!(of(value), Replication::Off, "{value}");
         }
+    }
+
+    #[test]
+    fn typed_messages_come_later() {
+        let first = |bytes: &[u8]| parse(bytes, MAX).unwrap_err();
+        assert_eq!(first(b"p\0\0\0\x05"), StartupError::PasswordFirst);
+        for message in [&b"X\0\0\0\x04"[..], b"Q\0\0\0\x0dselect 1\0"] {
+            assert_eq!(first(message), StartupError::Typed);
+            assert!(first(message).is_silent());
+        }
+        assert!(matches!(first(b"GET / HT"), StartupError::BadHeader { .. }));
     }
 
     #[test]
