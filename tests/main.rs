@@ -2,6 +2,7 @@
 //! process of its own; most have one server connection, which makes faults of hand-over deterministic.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "what a test has measured is shown with --nocapture")]
 
 mod cancels;
 mod chaos;
@@ -12,6 +13,7 @@ mod deaths;
 mod demo;
 mod extended;
 mod hostile;
+mod leaving;
 mod limits;
 mod logins;
 mod modes;

@@ -52,16 +52,12 @@ async fn clean(server: &mut Server, cancels: Option<Rc<Cancels>>) -> Result<(), 
         }
         return Err("client disconnect while server was not ready");
     }
-    if server.machine.skips_until_sync() {
-        put(server, b'S', message::sync).await?; // ends nothing that has not failed
-    }
     if !server.machine.owes_nothing() {
         end_requests(server).await?;
         cancelled = true;
     }
-    if server.machine.skips_until_sync() {
-        put(server, b'S', message::sync).await?;
-    } else if server.machine.batch_is_open() {
+    settle(server).await?;
+    if server.machine.batch_is_open() {
         // ROLLBACK takes back what the batch has done so far; the Sync after it ends nothing.
         put(server, b'Q', |out| message::query(out, "ROLLBACK")).await?;
         put(server, b'S', message::sync).await?;
@@ -106,14 +102,17 @@ async fn cancel_now(server: &Server) -> Result<(), &'static str> {
     }
 }
 
-/// Reads everything that is owed. A COPY that waits for data, or begins to, gets no more.
+/// Reads everything that is owed, and ends a batch that has failed. A COPY that waits for data, or begins to, gets no
+/// more.
 async fn settle(server: &mut Server) -> Result<(), &'static str> {
     loop {
         match server::drain(server).await {
             Ok(()) | Err(OwnError::Refused(_)) => {}
             Err(OwnError::Broken(why)) => return Err(why),
         }
-        if server.machine.reads_copy() {
+        if server.machine.skips_until_sync() {
+            put(server, b'S', message::sync).await?; // commits nothing: what it ends has failed
+        } else if server.machine.reads_copy() {
             put(server, b'f', |out| message::copy_fail(out, "client has left")).await?;
         } else if server.machine.needs_probe() {
             put(server, b'Q', |out| message::query(out, "")).await?;

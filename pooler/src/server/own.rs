@@ -53,16 +53,17 @@ pub(crate) async fn send(server: &mut Server, bytes: &[u8]) -> Result<(), OwnErr
     sent.map_err(|_| OwnError::Broken("timeout"))?.map_err(|_| OwnError::Broken("server connection closed"))
 }
 
-/// Reads and drops replies until nothing is owed, or only a probe can tell whether anything is, or the server waits for
-/// COPY data. Cancel-safe.
+/// Reads and drops replies until nothing is owed, or the server waits for something: a probe, COPY data, or the `Sync`
+/// that ends a failed batch. Cancel-safe.
 ///
 /// # Errors
 /// A request of the pooler's own among them was refused, or the connection broke.
 pub(crate) async fn drain(server: &mut Server) -> Result<(), OwnError> {
     let max_len = server.pool().shared.config.load().limits.max_packet_size;
     let mut refused = None;
-    let rests =
-        |machine: &ServerMachine| machine.owes_nothing() || machine.needs_probe() || machine.reads_copy();
+    let rests = |machine: &ServerMachine| {
+        machine.owes_nothing() || machine.needs_probe() || machine.reads_copy() || machine.skips_until_sync()
+    };
     while !rests(&server.machine) {
         server.carry.reserve(4096);
         let read = tokio::time::timeout(OWN_TIMEOUT, server.stream.read_buf(&mut server.carry)).await;
