@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "what a test has measured is shown with --nocapture")]
 
+mod bulk;
 mod cancels;
 mod chaos;
 mod common;
