@@ -245,7 +245,9 @@ impl Session {
             let cancels = self.local.cancels.take();
             self.worker.spawn(salvage::salvage(self.worker.clone(), server, cancels));
         }
-        if !matches!(end, End::Gone) {
+        // Who has said good-bye and got everything waits for nothing more.
+        let parted = matches!(end, End::Gone) || (matches!(end, End::Terminated) && self.unsent.is_empty());
+        if !parted {
             let _ = tokio::time::timeout(LAST_WORDS, self.say_last_words()).await;
         }
     }

@@ -139,6 +139,9 @@ pub(crate) struct Worker {
     /// Replies of one turn that do not lie side by side in `buffer`.
     pub(crate) scratch: RefCell<Vec<u8>>,
     pub(crate) sessions: RefCell<HashMap<u64, Rc<Local>>>,
+    /// Settings that are looked at for every message, as of the last tick.
+    pub(crate) max_packet_size: Cell<u32>,
+    pub(crate) refuse_simple_query: Cell<bool>,
     load: Arc<AtomicUsize>,
 }
 
@@ -150,6 +153,7 @@ impl Worker {
 
     fn tick(self: &Rc<Self>) {
         let now = self.shared.clock.micros();
+        self.note_settings();
         for pool in self.shared.registry.pools() {
             pool.tick(self, now);
         }
@@ -160,6 +164,12 @@ impl Worker {
         if scratch.capacity() > READ_BUFFER * 2 {
             *scratch = Vec::new();
         }
+    }
+
+    fn note_settings(&self) {
+        let config = self.shared.config.load();
+        self.max_packet_size.set(config.limits.max_packet_size);
+        self.refuse_simple_query.set(config.params.refuse_simple_query);
     }
 
     fn obey(self: &Rc<Self>, order: Order) {
@@ -220,8 +230,11 @@ pub(crate) fn start(shared: Arc<Shared>, index: usize) -> io::Result<(WorkerHand
             buffer: RefCell::new(vec![0; READ_BUFFER].into()),
             scratch: RefCell::default(),
             sessions: RefCell::default(),
+            max_packet_size: Cell::default(),
+            refuse_simple_query: Cell::default(),
             load,
         });
+        worker.note_settings();
         runtime.block_on(work(worker, inbox));
         runtime.shutdown_background();
     })?;

@@ -36,7 +36,7 @@ impl Session {
     /// Deals with what the client has sent. What has to wait is kept in `input`.
     pub(super) fn on_client(&mut self, cx: &mut Context<'_>, input: &[u8]) -> Result<Option<Step>, End> {
         let now = self.worker.shared.clock.micros();
-        let max_len = self.worker.shared.config.load().limits.max_packet_size;
+        let max_len = self.worker.max_packet_size.get();
         self.touch(now);
         let mut at = 0; // everything before is dealt with
         let mut run = 0; // everything from here to `at` goes to the server
@@ -53,6 +53,11 @@ impl Session {
             let end = at + piece.bytes().len();
             let forwarded = match piece {
                 Piece::Rest { complete, .. } => self.on_rest(complete),
+                // The only message that PostgreSQL answers although it is owed nothing, and by ignoring what follows.
+                Piece::Begin { tag: b'H', bytes, complete } if !complete || bytes.len() > HEADER_LEN => {
+                    self.forward(cx, &input[run..at])?;
+                    return Err(End::Refused(Refusal::fatal("invalid message format")));
+                }
                 Piece::Begin { tag, complete, .. } => match self.on_begin(tag, complete, now) {
                     Ok(Flow::Forward) => true,
                     Ok(Flow::Drop) => false,
@@ -121,7 +126,7 @@ impl Session {
     }
 
     fn on_request(&mut self, tag: u8, complete: bool, now: u64) -> Result<Flow, End> {
-        if tag == b'Q' && self.worker.shared.config.load().params.refuse_simple_query {
+        if tag == b'Q' && self.worker.refuse_simple_query.get() {
             return Err(End::Refused(Refusal::fatal("PQexec disallowed")));
         }
         if self.link.is_none() {
@@ -225,7 +230,7 @@ impl Session {
     /// Deals with what the server has sent.
     fn on_server(&mut self, cx: &mut Context<'_>, read: &[u8]) -> Result<(), End> {
         let Some(link) = &mut self.link else { return Ok(()) };
-        let max_len = self.worker.shared.config.load().limits.max_packet_size;
+        let max_len = self.worker.max_packet_size.get();
         let mut carried = std::mem::take(&mut link.server.carry);
         let input = if carried.is_empty() {
             read

@@ -183,6 +183,7 @@ impl Pool {
         if let Some(reason) = self.why_close(&server, now) {
             return server.close(reason);
         }
+        server.begin_idling(now);
         loop {
             let Some(index) = whom_to_serve(&self.shards, home, now) else {
                 self.shards[home].put_idle(server);
@@ -429,30 +430,29 @@ impl Pool {
     }
 
     fn connected(self: &Arc<Self>, worker: &Rc<Worker>, result: Result<IdleServer, ConnectError>) {
-        let failure = result.as_ref().err().map(|error| Failure {
-            reason: error.to_string(),
-            retry_at: self.shared.clock.micros()
-                + self.shared.config.load().timeouts.server_login_retry.as_micros() as u64,
-        });
+        let error = match result {
+            Ok(server) => {
+                // It counts as connecting until its client has it; else another would be opened for that client.
+                self.give_back(worker.index, server);
+                None
+            }
+            Err(error) => Some(error),
+        };
+        let login_retry = self.shared.config.load().timeouts.server_login_retry;
+        let retry_at = self.shared.clock.micros() + login_retry.as_micros() as u64;
         {
             let mut dialling = lock(&self.dialling);
             dialling.connecting -= 1;
-            if failure.is_some() {
-                dialling.next_host = dialling.next_host.wrapping_add(1);
-            }
-            dialling.failure = failure;
+            dialling.failure = error.as_ref().map(|e| Failure { reason: e.to_string(), retry_at });
+            dialling.next_host = dialling.next_host.wrapping_add(usize::from(error.is_some()));
         }
-        match result {
-            Ok(server) => self.give_back(worker.index, server),
-            Err(error) => {
-                warn!(peer = %self.name(), "server login failed: {error}");
-                // Who can't be reached may come back; who refuses the login refuses every client's.
-                if let Some(refusal) = error.for_waiting_clients()
-                    && self.open.get() == 0
-                {
-                    self.refuse_waiting(&refusal);
-                }
-            }
+        let Some(error) = error else { return };
+        warn!(peer = %self.name(), "server login failed: {error}");
+        // Who can't be reached may come back; who refuses the login refuses every client's.
+        if let Some(refusal) = error.for_waiting_clients()
+            && self.open.get() == 0
+        {
+            self.refuse_waiting(&refusal);
         }
     }
 

@@ -134,7 +134,6 @@ impl Server {
         }
         self.machine.shrink();
         self.carry = Vec::new();
-        self.idle_since = self.pool.shared.clock.micros();
         self.info.client.store(0, Relaxed);
         self.info.set_state(ServerState::Idle);
         Some(IdleServer(self))
@@ -230,7 +229,7 @@ impl Server {
     /// Reads what an unused connection has said: reports of parameters are noted, notices dropped; anything else, an
     /// error or the end of the stream means that it can't be used.
     fn heed(&mut self) -> Result<(), &'static str> {
-        let mut buf = [0u8; 4096];
+        let mut buf = [0u8; 64]; // small: it is made for every loan, and nearly always for nothing
         while let Some(read) = self.stream.read_ready(&mut buf) {
             match read {
                 Ok(0) | Err(_) => return Err("server conn crashed?"),
@@ -342,6 +341,11 @@ impl IdleServer {
 
     pub(crate) fn idle_since(&self) -> u64 {
         self.0.idle_since
+    }
+
+    /// It is nobody's from now on.
+    pub(crate) fn begin_idling(&mut self, now: u64) {
+        self.0.idle_since = now;
     }
 
     pub(crate) fn close(self, reason: &'static str) {
