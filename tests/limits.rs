@@ -763,6 +763,59 @@ fn server_check_query() {
     }
 }
 
+/// One client needs one server: the others stay as they are, and none is opened besides, although the check takes time.
+#[test]
+fn one_check_for_one_client() {
+    let server = ScriptedServer::start(|session| {
+        session.login()?;
+        session.serve_number()
+    });
+    let pooler = pooler()
+        .setting("default_pool_size", 10)
+        .setting("server_check_query", "check")
+        .setting("server_check_delay", "0.2")
+        .database_line("app", &format!("host=127.0.0.1 port={}", server.port()))
+        .start();
+    let mut clients: Vec<Client> = (0..4).map(|_| pooler.connect("app")).collect();
+    clients.iter_mut().for_each(|client| client.send(query("select")));
+    clients.iter_mut().for_each(|client| drop(client.read_until_ready()));
+    let opened = server.connections();
+    let checks = || {
+        let sent = (0..server.connections()).flat_map(|number| server.received(number));
+        sent.filter(|message| message.body == b"check\0").count()
+    };
+    assert_eq!(checks(), 0);
+    for round in 1..=5 {
+        thread::sleep(Duration::from_millis(300));
+        clients[0].execute("select");
+        assert_eq!((server.connections(), checks()), (opened, round));
+    }
+}
+
+/// A server that does not answer its check holds up nobody for long while there are others.
+#[test]
+fn a_check_that_hangs() {
+    let server = ScriptedServer::start(|session| {
+        session.login()?;
+        session.serve(|message| match message.body.as_slice() {
+            b"check\0" => Vec::new(),
+            _ => backend::one_value("served"),
+        })
+    });
+    let pooler = pooler()
+        .setting("default_pool_size", 2)
+        .setting("server_check_query", "check")
+        .setting("server_check_delay", "0.2")
+        .database_line("app", &format!("host=127.0.0.1 port={}", server.port()))
+        .start();
+    let mut client = pooler.connect("app");
+    assert_eq!(client.scalar("select"), "served");
+    thread::sleep(Duration::from_millis(300));
+    let begin = Instant::now();
+    assert_eq!(client.scalar("select"), "served");
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+}
+
 #[test]
 fn no_check_before_its_time() {
     for (setting, delay, checks) in [("<empty>", "30", 0), ("", "0", 0), ("select 7", "0", 3)] {

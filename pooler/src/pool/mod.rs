@@ -116,6 +116,8 @@ pub(crate) struct Pool {
     pub(crate) periods: Periods,
     /// Cancel requests on their way to servers of this pool.
     pub(crate) cancelling: Arc<Tally>,
+    /// Idle servers that are being checked for a client that waits.
+    checking: Arc<Tally>,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -143,6 +145,7 @@ impl Pool {
             passed_through: Mutex::default(),
             periods: Periods::default(),
             cancelling: Arc::default(),
+            checking: Arc::default(),
         }
     }
 
@@ -310,7 +313,11 @@ impl Pool {
         while self.shards[home].oldest_wait().is_some() {
             let Some(server) = self.any_idle(home) else { break };
             if self.rules.load().must_check(server.idle_since(), self.shared.clock.micros()) {
-                worker.spawn(server::check(worker.clone(), server));
+                if self.checking.get() >= self.waiting() {
+                    self.shards[home].put_idle(server);
+                    break; // each client that waits will have one
+                }
+                worker.spawn(server::check(worker.clone(), server, self.checking.count().0));
             } else if let Some(server) = server.into_clean().and_then(Server::into_idle) {
                 self.give_back(home, server);
             }
@@ -332,9 +339,12 @@ impl Pool {
         std::iter::once(home).chain(others).find_map(|i| self.shards[i].take_idle(false))
     }
 
+    fn waiting(&self) -> usize {
+        self.shards.iter().map(|shard| shard.counts().1).sum()
+    }
+
     fn wants_more(&self) -> bool {
-        let waiting: usize = self.shards.iter().map(|s| s.counts().1).sum();
-        waiting > lock(&self.dialling).connecting
+        self.waiting() > lock(&self.dialling).connecting + self.checking.get()
     }
 
     // ---- opening ---------------------------------------------------------------------------------------------

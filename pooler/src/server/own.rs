@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{IdleServer, Server, ServerState};
 use crate::config::CheckQuery;
+use crate::pool::Counting;
 use crate::worker::Worker;
 
 /// Why a request of the pooler's own did not succeed.
@@ -92,8 +93,13 @@ pub(crate) async fn drain(server: &mut Server) -> Result<(), OwnError> {
     }
 }
 
-/// Asks a server that was idle for long whether it still answers, then gives it back to its pool.
-pub(crate) async fn check(worker: Rc<Worker>, server: IdleServer) {
+/// Time for a server to answer its check before another is tried for the client that waits.
+const CHECK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Asks a server that was idle for long whether it still answers, then gives it back to its pool. `counting` is given
+/// up when it is no longer to be expected that a client that waits will have this server.
+pub(crate) async fn check(worker: Rc<Worker>, server: IdleServer, counting: Counting) {
+    let mut counting = Some(counting);
     let mut server = server.into_server();
     let pool = server.pool().clone();
     server.info.set_state(ServerState::Tested);
@@ -101,14 +107,23 @@ pub(crate) async fn check(worker: Rc<Worker>, server: IdleServer) {
         CheckQuery::Off | CheckQuery::Empty => String::new(),
         CheckQuery::Sql(sql) => sql,
     };
-    let answer = match server.move_to(worker.index) {
-        Ok(()) => run(&mut server, &sql).await,
-        Err(_) => Err(OwnError::Broken("test query failed")),
+    let moved = server.move_to(worker.index);
+    let answer = {
+        let mut running = std::pin::pin!(run(&mut server, &sql));
+        match tokio::time::timeout(CHECK_PATIENCE, &mut running).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                drop(counting.take());
+                pool.pump(&worker);
+                running.await
+            }
+        }
     };
-    match answer {
-        Ok(()) => hand_back(&worker, server),
-        Err(_) => server.close("test query failed"),
+    match (moved, answer) {
+        (Ok(()), Ok(())) => hand_back(&worker, server),
+        _ => server.close("test query failed"),
     }
+    drop(counting);
     pool.pump(&worker);
 }
 
