@@ -15,7 +15,7 @@ mod link;
 mod relay;
 mod wait;
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,9 +33,9 @@ use tracing::{info, warn};
 use crate::config::PoolMode;
 use crate::error::Refusal;
 use crate::lifecycle::Phase;
-use crate::net::Stream;
+use crate::net::{Stream, Watch};
 use crate::params::ParamSet;
-use crate::pool::{Counting, Pool};
+use crate::pool::{Counting, Pool, RulesCache};
 use crate::salvage;
 use crate::stats::Counters;
 use crate::unsent::Unsent;
@@ -47,8 +47,10 @@ use link::Link;
 pub(crate) struct Session {
     worker: Rc<Worker>,
     pool: Arc<Pool>,
+    rules: RulesCache,
     local: Rc<Local>,
     stream: Stream,
+    watch: Watch,
     machine: ClientMachine,
     cutter: Cutter,
     /// Input that could not be dealt with yet: part of a header, or a request that waits for a server.
@@ -60,7 +62,7 @@ pub(crate) struct Session {
     unsent: Unsent,
     /// The parameters this client wants.
     params: Arc<ParamSet>,
-    link: Option<Box<Link>>,
+    link: Option<Link>,
     /// `Terminate` came; what is owed is still passed on.
     leaving: bool,
     /// Runs while a client that is leaving has closed its connection.
@@ -110,10 +112,12 @@ impl Session {
         let local = admitted.local.clone();
         admitted.worker.sessions.borrow_mut().insert(local.info.id, local);
         Box::new(Session {
+            rules: RulesCache::new(&admitted.local.info.pool),
             pool: admitted.local.info.pool.clone(),
             worker: admitted.worker,
             local: admitted.local,
             stream: admitted.stream,
+            watch: Watch::default(),
             machine: ClientMachine::default(),
             cutter: Cutter::default(),
             resume: !admitted.input.is_empty(),
@@ -133,7 +137,17 @@ impl Session {
     /// Serves the client until it leaves or is made to.
     ///
     /// Boxed, and its end as well: the future is what an idle client costs.
-    pub(crate) async fn run(mut self: Box<Self>) {
+    pub(crate) async fn run(self: Box<Self>) {
+        let worker = self.worker.clone();
+        let mut serve = std::pin::pin!(self.serve());
+        poll_fn(|cx| {
+            worker.stamp();
+            serve.as_mut().poll(cx)
+        })
+        .await;
+    }
+
+    async fn serve(mut self: Box<Self>) {
         let end = loop {
             match poll_fn(|cx| self.poll_turn(cx)).await {
                 Step::NeedServer => match self.wait_for_server().await {
@@ -165,7 +179,8 @@ impl Session {
             return Err(End::Refused(refusal));
         }
         loop {
-            let mut moved = self.relay_server(cx)?;
+            let replied = self.relay_server(cx)?;
+            let mut asked = false;
             if self.leaving {
                 self.watch_leaving(cx)?;
             }
@@ -175,16 +190,17 @@ impl Session {
                     if let Some(step) = self.on_client(cx, &input)? {
                         return Ok(Some(step));
                     }
-                    moved = true;
+                    asked = true;
                 } else {
                     match self.read_client(cx)? {
                         Poll::Ready(Some(step)) => return Ok(Some(step)),
-                        Poll::Ready(None) => moved = true,
+                        Poll::Ready(None) => asked = true,
                         Poll::Pending => {}
                     }
                 }
             }
-            if !moved {
+            // Without a server only the client can have more, and it has just been looked at.
+            if !asked && (!replied || self.link.is_none()) {
                 self.unsent.flush(cx, &mut self.stream).map_err(|_| End::Gone)?;
                 return Ok(None);
             }
@@ -199,15 +215,15 @@ impl Session {
         &self.pool.counters[self.worker.index]
     }
 
-    fn mode(&self) -> PoolMode {
+    fn mode(&mut self) -> PoolMode {
         match self.local.info.replication {
-            Replication::Off => self.pool.rules.load().mode,
+            Replication::Off => self.rules.now().mode,
             _ => PoolMode::Session,
         }
     }
 
     /// The server goes back as soon as the client needs it no more, unless it is the client's for its whole session.
-    fn shares_servers(&self) -> bool {
+    fn shares_servers(&mut self) -> bool {
         // While the pooler shuts down, session-mode servers are given up between transactions as well.
         self.mode() != PoolMode::Session
     }

@@ -7,28 +7,26 @@ use protocol::sqlstate::SqlState;
 
 /// A `FATAL` for a client. Texts are PgBouncer's where it has one for the case, because tools look for them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    code: SqlState,
-    text: Cow<'static, str>,
-}
+pub(crate) struct Refusal(Box<(SqlState, Cow<'static, str>)>); // boxed: results on the way of every query carry one
 
 impl Refusal {
     /// With PgBouncer's code for everything, `08P01`.
     pub(crate) fn fatal(text: impl Into<Cow<'static, str>>) -> Refusal {
-        Refusal { code: SqlState::PROTOCOL_VIOLATION, text: text.into() }
+        Refusal::with_code(SqlState::PROTOCOL_VIOLATION, text)
     }
 
     /// With a code of its own.
     pub(crate) fn with_code(code: SqlState, text: impl Into<Cow<'static, str>>) -> Refusal {
-        Refusal { code, text: text.into() }
+        Refusal(Box::new((code, text.into())))
     }
 
     pub(crate) fn text(&self) -> &str {
-        &self.text
+        &self.0.1
     }
 
     /// Appends the `ErrorResponse`.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        ErrorMessage::fatal(self.code, self.text.clone()).encode_error(out);
+        let (code, text) = &*self.0;
+        ErrorMessage::fatal(*code, text.clone()).encode_error(out);
     }
 }

@@ -26,8 +26,9 @@ impl Counter {
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// What one worker has counted for one pool.
+        /// What one worker has counted for one pool, on cache lines of its own.
         #[derive(Debug, Default)]
+        #[repr(align(128))]
         pub struct Counters { $($(#[$doc])* pub $name: Counter),* }
 
         /// The same at one moment, summed over workers.

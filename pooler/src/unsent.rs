@@ -1,10 +1,7 @@
 //! Bytes that a socket has not taken yet.
 
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll};
-
-use tokio::io::AsyncWrite;
 
 use crate::net::Stream;
 
@@ -73,7 +70,7 @@ impl Unsent {
 fn write(cx: &mut Context<'_>, stream: &mut Stream, bytes: &[u8]) -> io::Result<usize> {
     let mut sent = 0;
     while sent < bytes.len() {
-        match Pin::new(&mut *stream).poll_write(cx, &bytes[sent..]) {
+        match stream.poll_send(cx, &bytes[sent..]) {
             Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
             Poll::Ready(Ok(n)) => sent += n,
             Poll::Ready(Err(error)) => return Err(error),

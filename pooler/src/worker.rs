@@ -142,6 +142,8 @@ pub(crate) struct Worker {
     /// Settings that are looked at for every message, as of the last tick.
     pub(crate) max_packet_size: Cell<u32>,
     pub(crate) refuse_simple_query: Cell<bool>,
+    /// When the session that runs now was woken, in microseconds of the process's clock.
+    now: Cell<u64>,
     load: Arc<AtomicUsize>,
 }
 
@@ -149,6 +151,16 @@ impl Worker {
     /// Runs a task on this worker.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         tokio::task::spawn_local(task);
+    }
+
+    /// The moment at which the session that runs now was woken: one look at the clock serves the whole turn.
+    pub(crate) fn now(&self) -> u64 {
+        self.now.get()
+    }
+
+    /// A session is woken.
+    pub(crate) fn stamp(&self) {
+        self.now.set(self.shared.clock.micros());
     }
 
     fn tick(self: &Rc<Self>) {
@@ -232,6 +244,7 @@ pub(crate) fn start(shared: Arc<Shared>, index: usize) -> io::Result<(WorkerHand
             sessions: RefCell::default(),
             max_packet_size: Cell::default(),
             refuse_simple_query: Cell::default(),
+            now: Cell::default(),
             load,
         });
         worker.note_settings();

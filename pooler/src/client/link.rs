@@ -9,6 +9,7 @@ use protocol::session::Origin;
 use super::{End, Session};
 use crate::clients::ClientState;
 use crate::config::PoolMode;
+use crate::net::Watch;
 use crate::salvage;
 use crate::server::{Server, ServerState};
 use crate::unsent::Unsent;
@@ -17,6 +18,7 @@ use crate::unsent::Unsent;
 pub(super) struct Link {
     pub(super) server: Box<Server>,
     pub(super) unsent: Unsent,
+    pub(super) watch: Watch,
     /// The client's parameters are being set, and nobody has seen a server accept them: its requests wait.
     pub(super) setting: bool,
     /// The server has said why it ends the session.
@@ -49,7 +51,7 @@ impl Session {
         if self.replication.is_some() {
             return false;
         }
-        self.pool.take_idle(self.worker.index, now).is_some_and(|server| self.link(server))
+        self.pool.take_idle(self.worker.index, now, self.rules.now()).is_some_and(|server| self.link(server))
     }
 
     /// Takes hold of a server and brings it to the client's parameters. False if it turns out unusable.
@@ -61,6 +63,7 @@ impl Session {
         let mut link = Link {
             server,
             unsent: Unsent::default(),
+            watch: Watch::default(),
             setting: false,
             fatal: false,
             deaf: false,
@@ -79,7 +82,7 @@ impl Session {
         } else if !Arc::ptr_eq(&self.params, &link.server.params) {
             self.bring_parameters(&mut link);
         }
-        self.link = Some(Box::new(link));
+        self.link = Some(link);
         true
     }
 
@@ -123,10 +126,10 @@ impl Session {
         self.unlinked();
         let server = link.into_server();
         let cancels = self.local.cancels.take();
-        if cancels.is_some() || self.pool.rules.load().must_reset() {
+        if cancels.is_some() || self.rules.now().must_reset() {
             self.worker.spawn(salvage::salvage(self.worker.clone(), server, cancels));
         } else if let Some(server) = server.into_idle() {
-            self.pool.give_back(self.worker.index, server);
+            self.pool.give_back_at(self.worker.index, server, self.worker.now(), self.rules.now());
         }
     }
 
@@ -180,7 +183,7 @@ impl Session {
         }
     }
 
-    pub(super) fn forbids_transactions(&self) -> bool {
+    pub(super) fn forbids_transactions(&mut self) -> bool {
         self.mode() == PoolMode::Statement
     }
 }

@@ -18,7 +18,7 @@ impl Session {
     pub(super) fn read_client(&mut self, cx: &mut Context<'_>) -> Result<Poll<Option<Step>>, End> {
         let worker = Rc::clone(&self.worker);
         let mut buffer = worker.buffer.borrow_mut();
-        let n = match self.stream.poll_read_into(cx, &mut buffer) {
+        let n = match self.watch.poll_read(&mut self.stream, cx, &mut buffer) {
             Poll::Pending => return Ok(Poll::Pending),
             Poll::Ready(Ok(n)) if n > 0 => n,
             Poll::Ready(_) => return Err(End::Gone),
@@ -35,7 +35,7 @@ impl Session {
 
     /// Deals with what the client has sent. What has to wait is kept in `input`.
     pub(super) fn on_client(&mut self, cx: &mut Context<'_>, input: &[u8]) -> Result<Option<Step>, End> {
-        let now = self.worker.shared.clock.micros();
+        let now = self.worker.now();
         let max_len = self.worker.max_packet_size.get();
         self.touch(now);
         let mut at = 0; // everything before is dealt with
@@ -187,7 +187,7 @@ impl Session {
     pub(super) fn watch_leaving(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         while self.farewell.is_none() {
             let mut buffer = self.worker.buffer.borrow_mut();
-            match self.stream.poll_read_into(cx, &mut buffer) {
+            match self.watch.poll_read(&mut self.stream, cx, &mut buffer) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Ok(n)) if n > 0 => {} // nothing counts behind Terminate
                 Poll::Ready(_) => self.farewell = Some(Box::pin(tokio::time::sleep(FAREWELL))),
@@ -216,7 +216,7 @@ impl Session {
         }
         let worker = Rc::clone(&self.worker);
         let mut buffer = worker.buffer.borrow_mut();
-        match link.server.stream.poll_read_into(cx, &mut buffer) {
+        match link.watch.poll_read(&mut link.server.stream, cx, &mut buffer) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(n)) if n > 0 => {
                 self.counters().sent.add(n as u64);
@@ -286,7 +286,7 @@ impl Session {
         if self.resume {
             return Ok(()); // its parameters were set; the request that the server is for comes now
         }
-        self.requests_answered(self.worker.shared.clock.micros());
+        self.requests_answered(self.worker.now());
         if self.leaving {
             return Err(End::Terminated);
         }

@@ -22,7 +22,7 @@ impl Session {
     /// Waits for a server and links it. Returns without one when the wait was cancelled: the request at hand is then
     /// to be refused.
     pub(super) async fn wait_for_server(&mut self) -> Result<(), End> {
-        let since = self.worker.shared.clock.micros();
+        let since = self.worker.now();
         self.local.info.since.store(since, Relaxed);
         self.local.info.set_state(ClientState::Waiting);
         let linked = match self.replication.clone() {
@@ -30,7 +30,7 @@ impl Session {
             Some(params) => Box::pin(self.wait_for_own_server(params)).await,
             None => self.wait_in_queue(since).await,
         };
-        self.counters().wait_time.add(self.worker.shared.clock.micros() - since);
+        self.counters().wait_time.add(self.worker.now() - since);
         if self.link.is_none() {
             self.local.info.since.store(0, Relaxed);
             self.local.info.set_state(ClientState::Idle);
@@ -102,7 +102,7 @@ impl Session {
         }
         while self.input.len() < READ_AHEAD {
             let mut buffer = self.worker.buffer.borrow_mut();
-            match self.stream.poll_read_into(cx, &mut buffer[..READ_AHEAD]) {
+            match self.watch.poll_read(&mut self.stream, cx, &mut buffer[..READ_AHEAD]) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(n)) if n > 0 => self.input.extend_from_slice(&buffer[..n]),
                 Poll::Ready(_) => return Poll::Ready(End::Gone),

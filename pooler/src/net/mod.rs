@@ -6,4 +6,4 @@ mod stream;
 
 pub(crate) use conversation::Conversation;
 pub use stream::Peer;
-pub(crate) use stream::Stream;
+pub(crate) use stream::{Stream, Watch};

@@ -2,9 +2,9 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// A connection, whatever carries it.
@@ -31,6 +31,20 @@ impl Stream {
         }
     }
 
+    /// Sends part of `bytes`.
+    pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        // There nearly always is room, and asking first costs more than trying.
+        let sent = match self {
+            Stream::Tcp(s) => s.try_write(bytes),
+            Stream::Unix(s) => s.try_write(bytes),
+            Stream::Closed => Err(io::ErrorKind::NotConnected.into()),
+        };
+        match sent {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Pin::new(self).poll_write(cx, bytes),
+            sent => Poll::Ready(sent),
+        }
+    }
+
     /// Reads what has already been announced; `None` if nothing was. Costs no system call then.
     pub(crate) fn read_ready(&self, buf: &mut [u8]) -> Option<io::Result<usize>> {
         let result = match self {
@@ -46,15 +60,12 @@ impl Stream {
 
     /// The event loop has announced something to read, or the end of the stream.
     pub(crate) fn has_spoken(&self) -> bool {
-        let mut waiting = std::pin::pin!(async {
-            match self {
-                Stream::Tcp(s) => s.readable().await,
-                Stream::Unix(s) => s.readable().await,
-                Stream::Closed => Ok(()),
-            }
-        });
-        let mut cx = Context::from_waker(Waker::noop());
-        waiting.as_mut().poll(&mut cx).is_ready()
+        let announced = || Ok(()); // not called, and so not `Ok`, unless there is something
+        match self {
+            Stream::Tcp(s) => s.try_io(Interest::READABLE, announced).is_ok(),
+            Stream::Unix(s) => s.try_io(Interest::READABLE, announced).is_ok(),
+            Stream::Closed => true,
+        }
     }
 
     /// Moves the registration to the event loop of the calling thread.
@@ -133,6 +144,32 @@ impl AsyncWrite for Stream {
     }
 }
 
+/// A task's watch over what a stream has to say. As long as nothing new was announced, looking again costs next to
+/// nothing. It belongs to one task: whoever takes a stream over begins with a new one.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    /// The event loop wakes this task when there is something to read.
+    armed: bool,
+}
+
+impl Watch {
+    /// As [`Stream::poll_read_into`].
+    pub(crate) fn poll_read(
+        &mut self,
+        stream: &mut Stream,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.armed && !stream.has_spoken() {
+            return Poll::Pending;
+        }
+        let read = stream.poll_read_into(cx, buf);
+        // Without budget the task is only put off, and nothing was asked of the event loop.
+        self.armed = read.is_pending() && tokio::task::coop::has_budget_remaining();
+        read
+    }
+}
+
 /// One end of a connection, for the console and the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
@@ -178,5 +215,37 @@ impl fmt::Display for Peer {
             Peer::Unix { pid: Some(pid) } => write!(f, "unix({pid})"),
             Peer::Unix { pid: None } => f.write_str("unix"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::task::coop;
+
+    use super::*;
+
+    /// A task whose budget ran out is put off without being registered with the event loop; a watch that took this
+    /// for "armed" would never hear of what comes later.
+    #[tokio::test]
+    async fn a_watch_that_ran_out_of_budget_still_hears() {
+        let (mut far, near) = UnixStream::pair().unwrap();
+        let (mut near, mut watch, mut buf) = (Stream::Unix(near), Watch::default(), [0u8; 8]);
+        poll_fn(|cx| {
+            while coop::has_budget_remaining() {
+                let _ = coop::poll_proceed(cx).map(|spent| spent.made_progress());
+            }
+            assert!(watch.poll_read(&mut near, cx, &mut buf).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        // In a task of its own, so that nothing but the stream wakes it.
+        let heard = tokio::spawn(async move { poll_fn(|cx| watch.poll_read(&mut near, cx, &mut buf)).await });
+        tokio::task::yield_now().await;
+        far.write_all(b"late").await.unwrap();
+        let heard = tokio::time::timeout(std::time::Duration::from_secs(5), heard).await;
+        assert_eq!(heard.unwrap().unwrap().unwrap(), 4);
     }
 }

@@ -30,7 +30,7 @@ use tracing::{info, warn};
 
 pub(crate) use census::{Census, Counted, Counting, Full, Permit, Tally};
 pub(crate) use registry::{Db, NotConfigured, Registry, User};
-pub(crate) use rules::PoolRules;
+pub(crate) use rules::{PoolRules, RulesCache};
 pub(crate) use shard::{Shard, whom_to_serve};
 
 use crate::config::Config;
@@ -152,11 +152,10 @@ impl Pool {
     // ---- loan and return -------------------------------------------------------------------------------------
 
     /// An idle server of this worker that can be used at once.
-    pub(crate) fn take_idle(&self, home: usize, now: u64) -> Option<Box<Server>> {
+    pub(crate) fn take_idle(&self, home: usize, now: u64, rules: &PoolRules) -> Option<Box<Server>> {
         if self.held.load(Relaxed) {
             return None;
         }
-        let rules = self.rules.load();
         loop {
             let server = self.next_idle(home, rules.server.round_robin)?;
             if rules.must_check(server.idle_since(), now) {
@@ -181,9 +180,13 @@ impl Pool {
     }
 
     /// Takes back a server: to the client that waits longest, else among the idle ones.
-    pub(crate) fn give_back(&self, home: usize, mut server: IdleServer) {
-        let now = self.shared.clock.micros();
-        if let Some(reason) = self.why_close(&server, now) {
+    pub(crate) fn give_back(&self, home: usize, server: IdleServer) {
+        self.give_back_at(home, server, self.shared.clock.micros(), &self.rules.load());
+    }
+
+    /// The same for who knows the time and the rules.
+    pub(crate) fn give_back_at(&self, home: usize, mut server: IdleServer, now: u64, rules: &PoolRules) {
+        if let Some(reason) = self.why_close(&server, now, rules) {
             return server.close(reason);
         }
         server.begin_idling(now);
@@ -209,22 +212,21 @@ impl Pool {
         }
     }
 
-    fn why_close(&self, server: &IdleServer, now: u64) -> Option<&'static str> {
+    fn why_close(&self, server: &IdleServer, now: u64, rules: &PoolRules) -> Option<&'static str> {
         if server.info().generation != self.generation.load(Relaxed) {
             return Some("close_needed");
         }
         if self.held.load(Relaxed) {
             return Some("pause mode");
         }
-        let rules = self.rules.load();
         if rules.total().is_some_and(|most| self.open.get() > most) {
             return Some("too many servers in the pool");
         }
         // One that nobody has used would be opened in vain.
-        if server.info().requested.load(Relaxed) > 0 && self.must_yield(&rules, now, 0) {
+        if server.info().requested.load(Relaxed) > 0 && self.must_yield(rules, now, 0) {
             return Some("evicted");
         }
-        self.lifetime_over(&rules, server.info(), now).then_some("server lifetime over")
+        self.lifetime_over(rules, server.info(), now).then_some("server lifetime over")
     }
 
     /// The limit that this pool shares with others is reached (with `more` connections), and a client of another pool

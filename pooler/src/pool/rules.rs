@@ -1,6 +1,11 @@
 use std::num::NonZeroUsize;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, Cache};
+
+use super::Pool;
 use crate::config::{CheckQuery, Config, Database, PoolMode, ServerRules, User};
 
 /// The settings of one pool, after database, user and global ones were weighed. The server-side user wins over the
@@ -56,5 +61,29 @@ impl PoolRules {
     pub(crate) fn must_reset(&self) -> bool {
         !self.server.reset_query.is_empty()
             && (self.mode == PoolMode::Session || self.server.reset_query_always)
+    }
+}
+
+/// One reader's copy of a pool's rules: a look that shows no change costs no write to memory that workers share.
+pub(crate) struct RulesCache(Cache<RulesOf, Arc<PoolRules>>);
+
+impl RulesCache {
+    pub(crate) fn new(pool: &Arc<Pool>) -> RulesCache {
+        RulesCache(Cache::new(RulesOf(pool.clone())))
+    }
+
+    /// The rules of this moment.
+    pub(crate) fn now(&mut self) -> &PoolRules {
+        self.0.load()
+    }
+}
+
+struct RulesOf(Arc<Pool>);
+
+impl Deref for RulesOf {
+    type Target = ArcSwap<PoolRules>;
+
+    fn deref(&self) -> &ArcSwap<PoolRules> {
+        &self.0.rules
     }
 }

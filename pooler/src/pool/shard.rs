@@ -9,14 +9,17 @@
 //! of the two sees what the other has done.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// No client waits.
 const NOBODY: u64 = u64::MAX;
 
 /// Idle servers (`S`) and waiting clients (`W`) of one worker.
+///
+/// On cache lines of its own: the next worker's shard lies beside it.
 #[derive(Debug)]
+#[repr(align(128))]
 pub(crate) struct Shard<S, W> {
     state: Mutex<State<S, W>>,
     /// Arrival of the first waiting client, and the number of idle servers: written under the lock, read without.
@@ -56,8 +59,16 @@ impl<S, W> Shard<S, W> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn publish(&self, state: &State<S, W>) {
-        self.oldest.store(state.waiting.front().map_or(NOBODY, |w| w.since), SeqCst);
+    /// After every change of `waiting`.
+    fn publish_oldest(&self, state: &State<S, W>) {
+        let oldest = state.waiting.front().map_or(NOBODY, |w| w.since);
+        if self.oldest.load(Relaxed) != oldest {
+            self.oldest.store(oldest, SeqCst);
+        }
+    }
+
+    /// After every change of `idle`.
+    fn publish_idle(&self, state: &State<S, W>) {
         self.idle.store(state.idle.len(), SeqCst);
     }
 
@@ -76,7 +87,7 @@ impl<S, W> Shard<S, W> {
         }
         let mut state = self.lock();
         let server = if fifo { state.idle.pop_front() } else { state.idle.pop_back() };
-        self.publish(&state);
+        self.publish_idle(&state);
         server
     }
 
@@ -84,7 +95,7 @@ impl<S, W> Shard<S, W> {
     pub(crate) fn put_idle(&self, server: S) {
         let mut state = self.lock();
         state.idle.push_back(server);
-        self.publish(&state);
+        self.publish_idle(&state);
     }
 
     /// Looks at every idle server and takes out those for which `take` says so.
@@ -99,7 +110,7 @@ impl<S, W> Shard<S, W> {
                 at += 1;
             }
         }
-        self.publish(&state);
+        self.publish_idle(&state);
         out
     }
 
@@ -109,7 +120,7 @@ impl<S, W> Shard<S, W> {
         let ticket = state.next_ticket;
         state.next_ticket += 1;
         state.waiting.push_back(Waiting { ticket, since, waiter });
-        self.publish(&state);
+        self.publish_oldest(&state);
         ticket
     }
 
@@ -118,7 +129,7 @@ impl<S, W> Shard<S, W> {
         let mut state = self.lock();
         let at = state.waiting.binary_search_by_key(&ticket, |w| w.ticket).ok()?;
         let waiting = state.waiting.remove(at)?;
-        self.publish(&state);
+        self.publish_oldest(&state);
         Some(waiting.waiter)
     }
 
@@ -126,7 +137,7 @@ impl<S, W> Shard<S, W> {
     pub(crate) fn first_waiting(&self) -> Option<W> {
         let mut state = self.lock();
         let first = state.waiting.pop_front()?;
-        self.publish(&state);
+        self.publish_oldest(&state);
         Some(first.waiter)
     }
 
@@ -143,7 +154,7 @@ impl<S, W> Shard<S, W> {
                 at += 1;
             }
         }
-        self.publish(&state);
+        self.publish_oldest(&state);
         out
     }
 
