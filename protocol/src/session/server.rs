@@ -132,6 +132,9 @@ pub struct Idle(());
 /// `ReadyForQuery`s will come. [`Owes::Syncs`] stands for that; whatever reply comes next and is not a
 /// `ReadyForQuery` settles it. If nothing else is owed, [`needs_probe`](Self::needs_probe) asks for an empty query,
 /// whose `EmptyQueryResponse` is such a reply.
+///
+/// **A simple query inside a batch.** PostgreSQL 18 may be left in a state in which the next statement, whoever sends
+/// it, fails (`XX000`). The same empty query is that statement then.
 #[derive(Debug)]
 pub struct ServerMachine {
     status: TxStatus,
@@ -140,6 +143,8 @@ pub struct ServerMachine {
     copy: CopyIn,
     /// A message from the client has been sent in part.
     mid_message: bool,
+    /// A simple query was sent inside an open batch.
+    mixed: bool,
     /// What is owed can no longer be known (streaming replication, or a request inside COPY data).
     lost: bool,
 }
@@ -152,6 +157,7 @@ impl Default for ServerMachine {
             batch: Batch::Closed,
             copy: CopyIn::No,
             mid_message: false,
+            mixed: false,
             lost: false,
         }
     }
@@ -218,6 +224,7 @@ impl ServerMachine {
             && self.batch == Batch::Closed
             && self.copy == CopyIn::No
             && !self.mid_message
+            && !self.mixed
             && !self.lost;
         clean.then_some(Idle(()))
     }
@@ -225,8 +232,8 @@ impl ServerMachine {
     /// Only an empty query can tell whether more `ReadyForQuery`s will come.
     pub fn needs_probe(&self) -> bool {
         let open = |o: &Owed| matches!(o.what, Owes::Syncs { at_least: 0, .. });
-        self.owed.len() == 1
-            && self.owed.front().is_some_and(open)
+        let mixed = self.mixed && self.status == TxStatus::Idle && self.owed.is_empty();
+        (mixed || self.owed.len() == 1 && self.owed.front().is_some_and(open))
             && self.batch == Batch::Closed
             && !self.mid_message
     }
@@ -246,8 +253,10 @@ impl ServerMachine {
             b'H' | b'd' | b'c' | b'f' => return, // Flush is owed nothing; COPY data without a COPY are ignored
             _ if self.batch == Batch::Skipping && self.may_have_skipped() => return self.lose(),
             _ if self.batch == Batch::Skipping => return,
-            b'Q' => Owes::Query,
-            b'F' => Owes::FunctionCall,
+            b'Q' | b'F' => {
+                self.mixed = origin == Origin::Client && (self.mixed || self.batch == Batch::Open);
+                if tag == b'Q' { Owes::Query } else { Owes::FunctionCall }
+            }
             b'P' => self.open(Owes::Parse),
             b'B' => self.open(Owes::Bind),
             b'D' => self.open(Owes::Describe),
@@ -414,8 +423,10 @@ impl ServerMachine {
         while let Some(front) = self.owed.front() {
             match front.what {
                 Owes::Sync | Owes::Syncs { .. } => return,
-                _ => self.owed.pop_front(),
-            };
+                Owes::Query | Owes::FunctionCall => self.mixed = false, // it was not even begun
+                _ => {}
+            }
+            self.owed.pop_front();
         }
         self.batch = Batch::Skipping;
     }
@@ -729,6 +740,14 @@ mod tests {
         assert!(!machine.is_overrun());
         assert_eq!(run(&mut machine, ">c <C >S <ZI"), "ff");
         assert!(machine.idle().is_some());
+    }
+
+    #[test]
+    fn a_simple_query_inside_a_batch_is_followed_by_an_empty_one() {
+        let (mut machine, _) = after(">P >B >E >Q >S <1 <2 <C <T <C <ZI <ZI");
+        assert!(machine.idle().is_none() && machine.needs_probe());
+        assert_eq!(run(&mut machine, "~Q <E <ZI"), "os");
+        assert!(machine.idle().is_some() && !machine.needs_probe());
     }
 
     #[test]
