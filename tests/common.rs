@@ -80,7 +80,7 @@ impl Pair {
     }
 }
 
-fn prepared_database(hint: &str, setup: &str) -> Database {
+pub(crate) fn prepared_database(hint: &str, setup: &str) -> Database {
     let database = Postgres::shared().database(hint);
     if !setup.is_empty() {
         database.connect().execute(setup);

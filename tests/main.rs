@@ -19,6 +19,7 @@ mod limits;
 mod logins;
 mod modes;
 mod pipelines;
+mod prepared;
 #[allow(dead_code)]
 mod probe;
 mod simple;

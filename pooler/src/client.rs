@@ -11,6 +11,7 @@
 //! One turn of the task reads what is ready on both sides, decides, and sends. It is polled by hand because the read
 //! buffer belongs to the worker and must not be kept across an await.
 
+mod gather;
 mod link;
 mod relay;
 mod wait;
@@ -36,6 +37,7 @@ use crate::lifecycle::Phase;
 use crate::net::{Stream, Watch};
 use crate::params::ParamSet;
 use crate::pool::{Counting, Pool, RulesCache};
+use crate::prepared::ClientStatements;
 use crate::salvage;
 use crate::stats::Counters;
 use crate::unsent::Unsent;
@@ -60,6 +62,8 @@ pub(crate) struct Session {
     /// The rest of the current message is dropped.
     dropping: bool,
     unsent: Unsent,
+    /// What it has prepared.
+    statements: ClientStatements,
     /// The parameters this client wants.
     params: Arc<ParamSet>,
     link: Option<Link>,
@@ -124,6 +128,7 @@ impl Session {
             input: admitted.input,
             dropping: false,
             unsent: Unsent::default(),
+            statements: ClientStatements::default(),
             params: admitted.params,
             link: None,
             leaving: false,

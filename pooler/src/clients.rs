@@ -1,6 +1,6 @@
 //! Clients that have logged in, by the key that cancels their queries.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dashmap::DashMap;
@@ -64,6 +64,8 @@ pub(crate) struct ClientInfo {
     pub(crate) since: AtomicU64,
     /// Id of the linked server, or 0.
     pub(crate) server: AtomicU64,
+    /// How many statements it has prepared by name.
+    pub(crate) prepared: AtomicU32,
     params: Mutex<Arc<ParamSet>>,
 }
 
@@ -137,6 +139,7 @@ impl Clients {
                 requested: AtomicU64::new(new.connected),
                 since: AtomicU64::new(0),
                 server: AtomicU64::new(0),
+                prepared: AtomicU32::new(0),
                 params: Mutex::new(new.params),
             });
             entry.insert(info.clone());

@@ -30,6 +30,7 @@ mod listen;
 mod net;
 mod params;
 mod pool;
+mod prepared;
 mod running;
 mod salvage;
 mod secrets;

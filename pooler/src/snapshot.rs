@@ -76,6 +76,8 @@ pub struct SocketRow {
     pub wait: u64,
     /// Closed as soon as it is free.
     pub close_needed: bool,
+    /// Prepared statements: those that a client knows by name, those that a server keeps.
+    pub prepared: u32,
     /// Number of the socket.
     pub id: u64,
     /// Number of the linked socket.
@@ -251,6 +253,7 @@ fn console_client(shared: &Shared, client: ConsoleInfo) -> SocketRow {
         requested: shared.clock.wall(client.requested),
         wait: 0,
         close_needed: false,
+        prepared: 0,
         id: client.id,
         link: None,
         remote_pid: client.remote.pid().map_or(0, |pid| pid as u32),
@@ -276,6 +279,7 @@ fn client_row(shared: &Shared, client: &ClientInfo) -> SocketRow {
         requested: shared.clock.wall(client.requested.load(Relaxed)),
         wait: if since == 0 { 0 } else { shared.clock.micros().saturating_sub(since) },
         close_needed: false,
+        prepared: client.prepared.load(Relaxed),
         id: client.id,
         link: Some(client.server.load(Relaxed)).filter(|id| *id != 0),
         remote_pid: client.remote.pid().map_or(0, |pid| pid as u32),
@@ -318,6 +322,7 @@ fn server_row(shared: &Shared, pool: &Pool, server: &ServerInfo) -> SocketRow {
         requested: shared.clock.wall(server.requested.load(Relaxed).max(server.opened)),
         wait: 0,
         close_needed: server.generation != pool.generation(),
+        prepared: server.prepared.load(Relaxed),
         id: server.id,
         link: Some(server.client.load(Relaxed)).filter(|id| *id != 0),
         remote_pid: server.pid,

@@ -138,6 +138,8 @@ pub(crate) struct Worker {
     pub(crate) buffer: RefCell<Box<[u8]>>,
     /// Replies of one turn that do not lie side by side in `buffer`.
     pub(crate) scratch: RefCell<Vec<u8>>,
+    /// Messages that go in front of a client's, or stand for it.
+    pub(crate) front: RefCell<Vec<u8>>,
     pub(crate) sessions: RefCell<HashMap<u64, Rc<Local>>>,
     /// Settings that are looked at for every message, as of the last tick.
     pub(crate) max_packet_size: Cell<u32>,
@@ -241,6 +243,7 @@ pub(crate) fn start(shared: Arc<Shared>, index: usize) -> io::Result<(WorkerHand
             shared,
             buffer: RefCell::new(vec![0; READ_BUFFER].into()),
             scratch: RefCell::default(),
+            front: RefCell::default(),
             sessions: RefCell::default(),
             max_packet_size: Cell::default(),
             refuse_simple_query: Cell::default(),

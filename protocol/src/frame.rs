@@ -43,7 +43,7 @@ impl std::fmt::Display for FrameError {
 
 impl std::error::Error for FrameError {}
 
-/// Message kinds that must be seen in one piece, and up to which body length.
+/// Message kinds that must be seen in one piece, or at least so much of their body.
 #[derive(Debug, Clone, Copy)]
 pub struct Whole {
     tags: u128,
@@ -57,7 +57,7 @@ impl Whole {
     /// Every kind, however long.
     pub const ALL: Whole = Whole { tags: u128::MAX, max_body: u32::MAX };
 
-    /// The given ASCII tags, up to `max_body` bytes; longer ones come in pieces like any other.
+    /// The given ASCII tags, up to `max_body` bytes of body; the first piece of a longer one has at least as much.
     pub const fn new(tags: &[u8], max_body: u32) -> Whole {
         let mut bits = 0u128;
         let mut i = 0;
@@ -68,8 +68,9 @@ impl Whole {
         Whole { tags: bits, max_body }
     }
 
-    fn wants(&self, tag: u8, body: u32) -> bool {
-        self.tags & (1 << (tag & 0x7f)) != 0 && body <= self.max_body
+    /// How many bytes of a message's body must be there before it is begun.
+    fn wants(&self, tag: u8, body: u32) -> usize {
+        if self.tags & (1 << (tag & 0x7f)) == 0 { 0 } else { body.min(self.max_body) as usize }
     }
 }
 
@@ -152,7 +153,7 @@ impl Cutter {
         if input.len() >= total {
             return Ok(Some(Piece::Begin { tag, bytes: &input[..total], complete: true }));
         }
-        if whole.wants(tag, body) {
+        if input.len() - HEADER_LEN < whole.wants(tag, body) {
             return Ok(None);
         }
         self.rest = (total - input.len()) as u32;
@@ -175,7 +176,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const LOOK: Whole = Whole::new(b"ZS", 64);
+    const LOOK: Whole = Whole::new(b"ZS", 24);
 
     /// What a consumer sees: per message its tag and bytes.
     fn cut(chunks: &[&[u8]], max: u32) -> Result<Vec<(u8, Vec<u8>)>, FrameError> {
@@ -189,9 +190,11 @@ mod tests {
                 at += piece.bytes().len();
                 match piece {
                     Piece::Begin { tag, bytes, complete } => {
-                        if LOOK.wants(tag, (bytes.len() - HEADER_LEN) as u32) {
-                            assert!(complete, "a wanted message came in pieces");
-                        }
+                        let body = bytes.len() - HEADER_LEN;
+                        assert!(
+                            complete || body >= LOOK.wants(tag, u32::MAX),
+                            "a wanted message came in pieces"
+                        );
                         out.push((tag, bytes.to_vec()));
                     }
                     Piece::Rest { bytes, .. } => out.last_mut().unwrap().1.extend_from_slice(bytes),

@@ -40,7 +40,7 @@ fn connection(table: &mut Table, kind: &str, row: &SocketRow) {
         row.remote_pid,
         "", // no TLS
         row.application_name.as_deref().unwrap_or(""),
-        0u32, // named statements are not tracked
+        row.prepared,
         row.id,
     ]);
 }

@@ -139,6 +139,7 @@ fn server_rules(settings: &Values) -> ServerRules {
     ServerRules {
         reset_query: settings.text("server_reset_query").to_owned(),
         reset_query_always: settings.flag("server_reset_query_always"),
+        max_prepared_statements: settings.count("max_prepared_statements"),
         check_query: match settings.text("server_check_query") {
             "" => CheckQuery::Off,
             "<empty>" => CheckQuery::Empty,

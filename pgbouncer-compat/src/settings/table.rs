@@ -103,8 +103,7 @@ pub const SETTINGS: &[Setting] = &[
         "max_prepared_statements",
         "200",
         "Prepared statements kept on a server connection in transaction mode; 0: none.",
-    )
-    .harmless("prepared statements pass through as they are, and do not follow a client to another server"),
+    ),
     connections("max_user_client_connections", "0", "Client connections a login user; 0: no limit."),
     connections(
         "max_user_connections",

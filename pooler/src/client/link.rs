@@ -21,6 +21,8 @@ pub(super) struct Link {
     pub(super) watch: Watch,
     /// The client's parameters are being set, and nobody has seen a server accept them: its requests wait.
     pub(super) setting: bool,
+    /// The next request depends on what the server answers to those before it.
+    pub(super) stalled: bool,
     /// The server has said why it ends the session.
     pub(super) fatal: bool,
     /// It takes no more bytes; what it still has to say is read.
@@ -33,7 +35,7 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn takes_requests(&self) -> bool {
-        !self.setting && self.unsent.is_empty() && !self.server.machine.is_overrun()
+        !self.setting && !self.stalled && self.unsent.is_empty() && !self.server.machine.is_overrun()
     }
 
     /// The server alone. What it has not been sent will not be.
@@ -65,11 +67,13 @@ impl Session {
             unsent: Unsent::default(),
             watch: Watch::default(),
             setting: false,
+            stalled: false,
             fatal: false,
             deaf: false,
             xact_since: 0,
             query_since: 0,
         };
+        link.server.statements.end_batch();
         let info = &link.server.info;
         info.set_state(ServerState::Active);
         info.client.store(self.local.info.id, Relaxed);

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -9,8 +10,10 @@ use protocol::frame::{HEADER_LEN, Piece, Whole};
 use protocol::message::{self, TxStatus};
 use protocol::session::{Origin, Request, Route};
 
+use super::gather::Gather;
 use super::{End, Session, Step};
 use crate::error::Refusal;
+use crate::prepared::{Counted, Exchange, LOOKED_AT, Verdict};
 
 impl Session {
     // ---- from the client -------------------------------------------------------------------------------------
@@ -35,79 +38,94 @@ impl Session {
 
     /// Deals with what the client has sent. What has to wait is kept in `input`.
     pub(super) fn on_client(&mut self, cx: &mut Context<'_>, input: &[u8]) -> Result<Option<Step>, End> {
-        let now = self.worker.now();
-        let max_len = self.worker.max_packet_size.get();
-        self.touch(now);
-        let mut at = 0; // everything before is dealt with
-        let mut run = 0; // everything from here to `at` goes to the server
-        loop {
-            let cutter = self.cutter;
-            let piece = match self.cutter.next(&input[at..], &Whole::NONE, max_len) {
-                Ok(Some(piece)) => piece,
-                Ok(None) => break,
-                Err(error) => {
-                    self.forward(cx, &input[run..at])?;
-                    return Err(End::Refused(Refusal::fatal(error.to_string())));
-                }
-            };
-            let end = at + piece.bytes().len();
-            let forwarded = match piece {
-                Piece::Rest { complete, .. } => self.on_rest(complete),
-                // The only message that PostgreSQL answers although it is owed nothing, and by ignoring what follows.
-                Piece::Begin { tag: b'H', bytes, complete } if !complete || bytes.len() > HEADER_LEN => {
-                    self.forward(cx, &input[run..at])?;
-                    return Err(End::Refused(Refusal::fatal("invalid message format")));
-                }
-                Piece::Begin { tag, complete, .. } => match self.on_begin(tag, complete, now) {
-                    Ok(Flow::Forward) => true,
-                    Ok(Flow::Drop) => false,
-                    Ok(Flow::Wait(step)) => {
-                        self.cutter = cutter;
-                        self.forward(cx, &input[run..at])?;
-                        self.input = input[at..].to_vec();
-                        return Ok(step);
-                    }
-                    Err(end) => {
-                        self.forward(cx, &input[run..at])?; // the server owes an answer to it
-                        return Err(end);
-                    }
-                    Ok(Flow::Leave) => {
-                        self.forward(cx, &input[run..at])?;
-                        return self.leave(cx);
-                    }
-                },
-            };
-            if !forwarded {
-                self.forward(cx, &input[run..at])?;
-                run = end;
-            }
-            at = end;
-        }
-        self.forward(cx, &input[run..at])?;
+        let worker = Rc::clone(&self.worker);
+        let mut out = Gather::new(&worker);
+        self.touch(worker.now());
+        let mut at = 0;
+        let taken = self.take_messages(input, &mut at, &mut out);
+        self.forward(cx, out.bytes(input))?; // a server owes an answer even to what came before a fault
+        drop(out);
+        let step = match taken? {
+            Flow::Leave => return self.leave(cx),
+            Flow::Wait(step) => step,
+            Flow::Forward | Flow::Drop => None,
+        };
         if at < input.len() {
             self.input = input[at..].to_vec();
         }
+        if let Some(link) = &mut self.link {
+            while let Some(reply) = link.server.next_invented() {
+                self.unsent.add(|out| out.extend_from_slice(reply.message()));
+            }
+        }
         self.unsent.flush(cx, &mut self.stream).map_err(|_| End::Gone)?;
-        Ok(None)
+        Ok(step)
     }
 
-    /// The rest of a message. Returns whether it goes to the server.
-    fn on_rest(&mut self, complete: bool) -> bool {
-        match &mut self.link {
-            Some(link) if !self.dropping => {
-                link.server.machine.on_sent_rest(complete);
-                true
+    /// Cuts messages off the front of `input`, up to `at`, and collects what goes to the server.
+    fn take_messages(&mut self, input: &[u8], at: &mut usize, out: &mut Gather<'_>) -> Result<Flow, End> {
+        let max_len = self.worker.max_packet_size.get();
+        let looked_into = if self.keeps_statements() { &LOOKED_INTO } else { &Whole::NONE };
+        loop {
+            let cutter = self.cutter;
+            let piece = match self.cutter.next(&input[*at..], looked_into, max_len) {
+                Ok(Some(piece)) => piece,
+                Ok(None) => return Ok(Flow::Drop),
+                Err(error) => return Err(End::Refused(Refusal::fatal(error.to_string()))),
+            };
+            let end = *at + piece.bytes().len();
+            let flow = match piece {
+                Piece::Rest { complete, .. } => self.on_rest(complete),
+                // The only message that PostgreSQL answers although it is owed nothing, and by ignoring what follows.
+                Piece::Begin { tag: b'H', bytes, complete } if !complete || bytes.len() > HEADER_LEN => {
+                    return Err(End::Refused(Refusal::fatal("invalid message format")));
+                }
+                Piece::Begin { tag, bytes, complete } => self.on_begin(tag, bytes, complete, input, out)?,
+            };
+            match flow {
+                Flow::Forward => out.keep(input, *at..end),
+                Flow::Drop => {}
+                Flow::Leave => return Ok(Flow::Leave),
+                Flow::Wait(step) => {
+                    self.cutter = cutter;
+                    return Ok(Flow::Wait(step));
+                }
             }
-            _ => false,
+            *at = end;
         }
     }
 
-    fn on_begin(&mut self, tag: u8, complete: bool, now: u64) -> Result<Flow, End> {
+    /// Prepared statements follow this client from server to server.
+    fn keeps_statements(&mut self) -> bool {
+        self.shares_servers() && self.rules.now().server.max_prepared_statements > 0
+    }
+
+    /// The rest of a message.
+    fn on_rest(&mut self, complete: bool) -> Flow {
+        match &mut self.link {
+            Some(link) if !self.dropping => {
+                link.server.machine.on_sent_rest(complete);
+                Flow::Forward
+            }
+            _ => Flow::Drop,
+        }
+    }
+
+    fn on_begin(
+        &mut self,
+        tag: u8,
+        bytes: &[u8],
+        complete: bool,
+        input: &[u8],
+        out: &mut Gather<'_>,
+    ) -> Result<Flow, End> {
         let request = self.machine.on_message(tag);
         self.dropping = true;
         match request {
-            Request::Forward => self.on_request(tag, complete, now),
-            Request::ForwardIfLinked if self.link.is_some() => self.on_request(tag, complete, now),
+            Request::Forward => self.on_request(tag, bytes, complete, input, out),
+            Request::ForwardIfLinked if self.link.is_some() => {
+                self.on_request(tag, bytes, complete, input, out)
+            }
             Request::ForwardIfLinked | Request::Drop => Ok(Flow::Drop),
             Request::Refuse => self.answer(|out| CANCELED.with(|e| e.encode_error(out))),
             Request::RefuseAndReady => self.answer(|out| {
@@ -125,10 +143,18 @@ impl Session {
         Ok(Flow::Drop)
     }
 
-    fn on_request(&mut self, tag: u8, complete: bool, now: u64) -> Result<Flow, End> {
+    fn on_request(
+        &mut self,
+        tag: u8,
+        bytes: &[u8],
+        complete: bool,
+        input: &[u8],
+        out: &mut Gather<'_>,
+    ) -> Result<Flow, End> {
         if tag == b'Q' && self.worker.refuse_simple_query.get() {
             return Err(End::Refused(Refusal::fatal("PQexec disallowed")));
         }
+        let now = self.worker.now();
         if self.link.is_none() {
             if self.refuses_new_work() {
                 return Err(End::Refused(Refusal::fatal("server shutting down")));
@@ -143,13 +169,75 @@ impl Session {
             self.request_begins(now); // it can be cancelled from now on
             return Ok(Flow::Wait(None));
         }
-        link.server.machine.on_sent(tag, Origin::Client, complete);
+        let verdict = self.on_statement(tag, bytes, complete, input, out);
+        let Some(link) = &mut self.link else { return Ok(Flow::Drop) };
+        match verdict {
+            Verdict::Forward => link.server.machine.on_sent(tag, Origin::Client, complete),
+            Verdict::Replaced => {}
+            Verdict::Wait => {
+                link.stalled = true;
+                self.resume = true;
+                return Ok(Flow::Wait(None));
+            }
+        }
         self.dropping = false;
         // COPY data and Flush are not requests of their own; late ones must not look like a running query.
         if !link.server.machine.owes_nothing() || link.server.machine.batch_is_open() {
             self.request_begins(now);
         }
-        Ok(Flow::Forward)
+        Ok(if verdict == Verdict::Forward { Flow::Forward } else { Flow::Drop })
+    }
+
+    /// What a message means for prepared statements.
+    fn on_statement(
+        &mut self,
+        tag: u8,
+        bytes: &[u8],
+        complete: bool,
+        input: &[u8],
+        out: &mut Gather<'_>,
+    ) -> Verdict {
+        if !matches!(tag, b'P' | b'B' | b'D' | b'C' | b'S' | b'Q') || !self.keeps_statements() {
+            return Verdict::Forward;
+        }
+        let limit = self.rules.now().server.max_prepared_statements;
+        let Some(link) = &mut self.link else { return Verdict::Forward };
+        let server = &mut *link.server;
+        match tag {
+            b'S' => {
+                server.statements.end_batch();
+                return Verdict::Forward;
+            }
+            b'Q' => {
+                server.statements.on_query(server.machine.batch_is_open());
+                self.statements.close_unnamed();
+                return Verdict::Forward;
+            }
+            _ => {}
+        }
+        let mut front = self.worker.front.borrow_mut();
+        front.clear();
+        let mut exchange = Exchange {
+            client: &mut self.statements,
+            server: &mut server.statements,
+            machine: &mut server.machine,
+            meaning: 0,
+            limit,
+            out: &mut front,
+            counted: Counted::default(),
+        };
+        let verdict = exchange.on_message(tag, bytes, complete, &self.pool.texts);
+        let counted = exchange.counted;
+        if !front.is_empty() {
+            out.insert(input, &front);
+        }
+        let counters = &self.pool.counters[self.worker.index];
+        counters.client_parses.add(counted.client_parses);
+        counters.server_parses.add(counted.server_parses);
+        counters.binds.add(counted.binds);
+        self.local.info.prepared.store(self.statements.len() as u32, Relaxed);
+        server.info.prepared.store(server.statements.len() as u32, Relaxed);
+        verdict
     }
 
     /// Sends bytes to the server, behind what the pooler itself has put in front of them.
@@ -240,12 +328,14 @@ impl Session {
         };
         let worker = Rc::clone(&self.worker);
         let mut out = Outcome::new(&worker);
-        let received = link.server.receive(input, max_len, |piece| out.add(input, piece));
-        let sent = match out.forward(input) {
+        let received =
+            link.server.receive(input, max_len, &mut self.statements, |piece| out.add(input, piece));
+        let sent = match out.bytes.bytes(input) {
             [] => Ok(()),
             bytes => self.unsent.send(cx, &mut self.stream, bytes),
         };
         link.fatal |= out.fatal;
+        link.stalled = false;
         let (own_answered, own_failed, block) = (out.own_answered, out.own_failed, out.block);
         drop(out);
         let used = received.map_err(|fault| {
@@ -272,9 +362,14 @@ impl Session {
 
     fn after_replies(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         let Some(link) = &mut self.link else { return Ok(()) };
-        if link.server.machine.needs_probe() {
-            link.server.machine.on_sent(b'Q', Origin::Pooler, true);
-            link.unsent.add(|out| message::query(out, ""));
+        let machine = &mut link.server.machine;
+        let own = match machine.idle() {
+            Some(_) => link.server.statements.drop_strays(),
+            None => machine.needs_probe().then(String::new),
+        };
+        if let Some(sql) = own {
+            machine.on_sent(b'Q', Origin::Pooler, true);
+            link.unsent.add(|out| message::query(out, &sql));
             return self.forward(cx, &[]);
         }
         if self.leaving && link.server.machine.reads_copy() {
@@ -294,6 +389,9 @@ impl Session {
         Ok(())
     }
 }
+
+/// Messages from a client that are looked into where prepared statements follow it.
+const LOOKED_INTO: Whole = Whole::new(b"PBDC", LOOKED_AT);
 
 /// Time for what is still owed to a client that has said good-bye and closed.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -315,11 +413,10 @@ thread_local! {
     );
 }
 
-/// What one read from the server came to. The bytes for the client nearly always lie side by side; where swallowed
-/// replies stand between them they are gathered in the worker's scratch buffer.
+/// What one read from the server came to.
 struct Outcome<'w> {
-    scratch: std::cell::RefMut<'w, Vec<u8>>,
-    run: std::ops::Range<usize>,
+    /// For the client.
+    bytes: Gather<'w>,
     at: usize,
     fatal: bool,
     /// The pooler's own request was answered in full.
@@ -331,31 +428,19 @@ struct Outcome<'w> {
 
 impl<'w> Outcome<'w> {
     fn new(worker: &'w crate::worker::Worker) -> Outcome<'w> {
-        let mut scratch = worker.scratch.borrow_mut();
-        scratch.clear();
-        Outcome {
-            scratch,
-            run: 0..0,
-            at: 0,
-            fatal: false,
-            own_answered: false,
-            own_failed: false,
-            block: false,
-        }
+        let bytes = Gather::new(worker);
+        Outcome { bytes, at: 0, fatal: false, own_answered: false, own_failed: false, block: false }
     }
 
     fn add(&mut self, input: &[u8], piece: &crate::server::Received<'_>) {
+        if piece.invented {
+            self.bytes.insert(input, piece.bytes);
+            return;
+        }
         let end = self.at + piece.bytes.len();
         match piece.route {
             Route::Forward => {
-                if self.run.is_empty() {
-                    self.run = self.at..end;
-                } else if self.run.end == self.at {
-                    self.run.end = end;
-                } else {
-                    self.scratch.extend_from_slice(&input[self.run.clone()]);
-                    self.run = self.at..end;
-                }
+                self.bytes.keep(input, self.at..end);
                 self.fatal |= piece.fatal;
                 self.block |= piece.ready.is_some_and(|status| status != TxStatus::Idle);
             }
@@ -363,14 +448,5 @@ impl<'w> Outcome<'w> {
             Route::OwnRequestFailed => self.own_failed = true,
         }
         self.at = end;
-    }
-
-    /// All bytes for the client.
-    fn forward<'a>(&'a mut self, input: &'a [u8]) -> &'a [u8] {
-        if self.scratch.is_empty() {
-            return &input[self.run.clone()];
-        }
-        self.scratch.extend_from_slice(&input[self.run.clone()]);
-        &self.scratch
     }
 }

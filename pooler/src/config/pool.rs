@@ -119,6 +119,9 @@ pub struct ServerRules {
     pub reset_query: String,
     /// Run `reset_query` in every pool mode.
     pub reset_query_always: bool,
+    /// Prepared statements that a server connection keeps in transaction and statement mode; 0: names pass as they
+    /// are.
+    pub max_prepared_statements: usize,
     /// Run before a connection is used that was idle longer than `check_delay`.
     pub check_query: CheckQuery,
     /// See `check_query`.

@@ -36,6 +36,7 @@ pub(crate) use shard::{Shard, whom_to_serve};
 use crate::config::Config;
 use crate::error::Refusal;
 use crate::params::{ParamSet, Params};
+use crate::prepared::Texts;
 use crate::server::{self, ConnectError, IdleServer, Server, ServerInfo, ServerState};
 use crate::shared::Shared;
 use crate::stats::{Counters, Periods, Totals};
@@ -111,6 +112,8 @@ pub(crate) struct Pool {
     /// With the generation of the servers that said it.
     welcome: ArcSwap<Option<(u64, Arc<Welcome>)>>,
     pub(crate) params: Params,
+    /// What its clients have prepared.
+    pub(crate) texts: Texts,
     /// Keys that a client's SCRAM login disclosed, for logging in to the server with the same verifier.
     passed_through: Mutex<Option<Keys>>,
     pub(crate) periods: Periods,
@@ -142,6 +145,7 @@ impl Pool {
             dialling: Mutex::default(),
             welcome: ArcSwap::from_pointee(None),
             params: Params::new(shared.tracked.clone()),
+            texts: Texts::default(),
             passed_through: Mutex::default(),
             periods: Periods::default(),
             cancelling: Arc::default(),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU8, AtomicU64};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
 use protocol::auth::md5::Md5Secret;
 use protocol::auth::scram::{AwaitServerFinal, AwaitServerFirst, Keys, NONCE_LEN};
@@ -25,6 +25,7 @@ use crate::config::{Host, Secret};
 use crate::error::Refusal;
 use crate::net::{Conversation, Stream, sockopt};
 use crate::pool::{Permit, Pool, Welcome};
+use crate::prepared::ServerStatements;
 use crate::secrets::random;
 use crate::worker::Worker;
 
@@ -147,6 +148,7 @@ async fn open(
         state: AtomicU8::new(ServerState::Tested as u8),
         requested: AtomicU64::new(0),
         client: AtomicU64::new(0),
+        prepared: AtomicU32::new(0),
         params: Mutex::new(params.clone()),
     });
     if extra.is_empty() && pool.welcome().is_none() {
@@ -160,6 +162,7 @@ async fn open(
         route: Route::Swallow,
         carry,
         params,
+        statements: ServerStatements::default(),
         info,
         home: worker.index,
         idle_since: 0,

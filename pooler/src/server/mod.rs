@@ -4,14 +4,14 @@ mod connect;
 mod own;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use protocol::error_fields::ErrorFields;
 use protocol::frame::{Cutter, HEADER_LEN, Piece, Whole};
 use protocol::message::{self, TxStatus};
-use protocol::session::{Route, ServerMachine, Violation};
+use protocol::session::{Invented, Route, ServerMachine, Violation};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub(crate) use connect::{ConnectError, connect, dial};
@@ -21,9 +21,10 @@ use crate::config::Host;
 use crate::net::{Peer, Stream};
 use crate::params::ParamSet;
 use crate::pool::{Permit, Pool};
+use crate::prepared::{ClientStatements, ServerStatements};
 
 /// Messages from a server that the pooler looks into. Their bodies are short, errors aside.
-pub(crate) const LOOKED_INTO: Whole = Whole::new(b"ZSE", 64 << 10);
+pub(crate) const LOOKED_INTO: Whole = Whole::new(b"ZSEC", 64 << 10);
 
 /// What a server connection is doing, in the console's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,6 +64,8 @@ pub(crate) struct ServerInfo {
     pub(crate) requested: AtomicU64,
     /// Id of the linked client, or 0.
     pub(crate) client: AtomicU64,
+    /// How many prepared statements it keeps.
+    pub(crate) prepared: AtomicU32,
     params: Mutex<Arc<ParamSet>>,
 }
 
@@ -105,6 +108,7 @@ pub(crate) struct Server {
     /// The start of a message that can't be passed on yet.
     pub(crate) carry: Vec<u8>,
     pub(crate) params: Arc<ParamSet>,
+    pub(crate) statements: ServerStatements,
     pub(crate) info: Arc<ServerInfo>,
     /// The worker whose event loop watches the stream.
     home: usize,
@@ -127,7 +131,8 @@ impl Server {
 
     /// Proves that it may be given to anybody, or says that it may not by returning it.
     pub(crate) fn into_idle(mut self: Box<Self>) -> Option<IdleServer> {
-        let clean = self.machine.idle().is_some() && self.is_between_messages();
+        let clean =
+            self.machine.idle().is_some() && self.is_between_messages() && !self.statements.has_strays();
         if !clean || self.info.replication {
             self.reason = "client disconnect while server was not ready";
             return None;
@@ -160,9 +165,10 @@ impl Server {
         &mut self,
         input: &[u8],
         max_len: u32,
+        client: &mut ClientStatements,
         sink: impl FnMut(&Received<'_>),
     ) -> Result<usize, ServerFault> {
-        let used = self.take_apart(input, max_len, sink);
+        let used = self.take_apart(input, max_len, client, sink);
         if used.is_err() {
             // However well it behaves from now on, it is out of step.
             self.machine.lose();
@@ -175,6 +181,7 @@ impl Server {
         &mut self,
         input: &[u8],
         max_len: u32,
+        client: &mut ClientStatements,
         mut sink: impl FnMut(&Received<'_>),
     ) -> Result<usize, ServerFault> {
         let mut used = 0;
@@ -183,17 +190,40 @@ impl Server {
         {
             used += piece.bytes().len();
             let received = match piece {
-                Piece::Rest { bytes, .. } => {
-                    Received { bytes, tag: None, route: self.route, ready: None, fatal: false }
-                }
-                Piece::Begin { tag, bytes, complete } => self.begin(tag, bytes, complete)?,
+                Piece::Rest { bytes, .. } => Received {
+                    bytes,
+                    tag: None,
+                    route: self.route,
+                    ready: None,
+                    fatal: false,
+                    invented: false,
+                },
+                Piece::Begin { tag, bytes, complete } => self.begin(tag, bytes, complete, client)?,
             };
             sink(&received);
+            if self.cutter.at_boundary() {
+                while let Some(reply) = self.next_invented() {
+                    sink(&Received::invented(reply));
+                }
+            }
         }
         Ok(used)
     }
 
-    fn begin<'a>(&mut self, tag: u8, bytes: &'a [u8], complete: bool) -> Result<Received<'a>, ServerFault> {
+    /// The reply of the pooler's own whose turn has come.
+    pub(crate) fn next_invented(&mut self) -> Option<Invented> {
+        let reply = self.machine.next_invented()?;
+        self.statements.confirm();
+        Some(reply)
+    }
+
+    fn begin<'a>(
+        &mut self,
+        tag: u8,
+        bytes: &'a [u8],
+        complete: bool,
+        client: &mut ClientStatements,
+    ) -> Result<Received<'a>, ServerFault> {
         self.route = Route::Swallow; // nothing of a message that turns out to be forbidden is passed on
         let body = &bytes[HEADER_LEN..];
         let ready = if tag == b'Z' { message::read_ready_for_query(body) } else { None };
@@ -203,8 +233,20 @@ impl Server {
             self.on_parameter(&name, &value);
         }
         self.route = self.machine.on_received(tag, ready).map_err(ServerFault::Violation)?;
-        let fatal = tag == b'E' && ErrorFields::new(body).severity().is_some_and(|s| s.ends_session());
-        Ok(Received { bytes, tag: Some(tag), route: self.route, ready, fatal })
+        let mut fatal = false;
+        match tag {
+            b'1' | b'3' => self.statements.confirm(),
+            b'C' if matches!(body, b"DEALLOCATE ALL\0" | b"DISCARD ALL\0") => {
+                self.statements.clear();
+                client.clear();
+            }
+            b'E' => {
+                self.statements.take_back(self.machine.take_skipped(), client);
+                fatal = ErrorFields::new(body).severity().is_some_and(|s| s.ends_session());
+            }
+            _ => {}
+        }
+        Ok(Received { bytes, tag: Some(tag), route: self.route, ready, fatal, invented: false })
     }
 
     /// Everything that has come belongs to a whole message.
@@ -301,6 +343,22 @@ pub(crate) struct Received<'a> {
     pub(crate) ready: Option<TxStatus>,
     /// An error that ends the session.
     pub(crate) fatal: bool,
+    /// It is not in what was read.
+    pub(crate) invented: bool,
+}
+
+impl Received<'static> {
+    fn invented(reply: Invented) -> Received<'static> {
+        let bytes = reply.message();
+        Received {
+            bytes,
+            tag: Some(bytes[0]),
+            route: Route::Forward,
+            ready: None,
+            fatal: false,
+            invented: true,
+        }
+    }
 }
 
 /// How a server broke the protocol.

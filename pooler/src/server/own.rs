@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{IdleServer, Server, ServerState};
 use crate::config::CheckQuery;
 use crate::pool::Counting;
+use crate::prepared::ClientStatements;
 use crate::worker::Worker;
 
 /// Why a request of the pooler's own did not succeed.
@@ -74,7 +75,8 @@ pub(crate) async fn drain(server: &mut Server) -> Result<(), OwnError> {
             Err(_) => return Err(OwnError::Broken("timeout")),
         }
         let mut buf = std::mem::take(&mut server.carry);
-        let used = server.receive(&buf, max_len, |received| {
+        let nobodys = &mut ClientStatements::default(); // whose they were has left
+        let used = server.receive(&buf, max_len, nobodys, |received| {
             if received.tag == Some(b'E') && received.route == Route::OwnRequestFailed {
                 let text = ErrorFields::new(&received.bytes[HEADER_LEN..])
                     .message()

@@ -7,4 +7,4 @@ mod client;
 mod server;
 
 pub use client::{ClientMachine, Request};
-pub use server::{Idle, Origin, Owes, Route, ServerMachine, Violation};
+pub use server::{Idle, Invented, Origin, Owes, Route, ServerMachine, Violation};

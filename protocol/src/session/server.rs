@@ -11,6 +11,27 @@ pub enum Origin {
     Client,
     /// The pooler itself: replies are swallowed.
     Pooler,
+    /// The pooler, in front of a client's message that needs it: replies are swallowed, but an error is the client's.
+    InFront,
+}
+
+/// A reply that the pooler gives in the server's place, in its turn among the server's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Invented {
+    /// `ParseComplete`.
+    Parse,
+    /// `CloseComplete`.
+    Close,
+}
+
+impl Invented {
+    /// The message.
+    pub fn message(self) -> &'static [u8; 5] {
+        match self {
+            Invented::Parse => b"1\0\0\0\x04",
+            Invented::Close => b"3\0\0\0\x04",
+        }
+    }
 }
 
 /// What to do with a message from the server.
@@ -62,6 +83,8 @@ pub enum Owes {
     FunctionCall,
     /// `Sync` → `ReadyForQuery`.
     Sync,
+    /// Nothing by the server: the pooler answers.
+    Invented(Invented),
     /// `CopyDone` or `CopyFail`, which nothing answers: it only marks where a COPY's input ended.
     CopyEnd,
     /// One or more `Sync`s of which COPY may have eaten some: between `at_least` and `at_most` times
@@ -145,6 +168,8 @@ pub struct ServerMachine {
     mid_message: bool,
     /// A simple query was sent inside an open batch.
     mixed: bool,
+    /// See [`take_skipped`](Self::take_skipped).
+    skipped: usize,
     /// What is owed can no longer be known (streaming replication, or a request inside COPY data).
     lost: bool,
 }
@@ -158,6 +183,7 @@ impl Default for ServerMachine {
             copy: CopyIn::No,
             mid_message: false,
             mixed: false,
+            skipped: 0,
             lost: false,
         }
     }
@@ -267,6 +293,42 @@ impl ServerMachine {
         self.push(what, origin);
     }
 
+    /// A message of an extended-query batch was not sent, because the pooler answers it.
+    pub fn on_invented(&mut self, reply: Invented) {
+        if self.batch != Batch::Skipping {
+            let what = self.open(Owes::Invented(reply));
+            self.push(what, Origin::Client);
+        }
+    }
+
+    /// The pooler's own reply whose turn has come. Asked for after every event until there is none.
+    pub fn next_invented(&mut self) -> Option<Invented> {
+        match self.owed.front()?.what {
+            Owes::Invented(reply) => {
+                self.owed.pop_front();
+                Some(reply)
+            }
+            _ => None,
+        }
+    }
+
+    /// How many of the oldest unanswered messages that change prepared statements (`Parse`, `Close`, and those
+    /// answered by the pooler) an error has settled since this was last asked: they had no effect.
+    pub fn take_skipped(&mut self) -> usize {
+        std::mem::take(&mut self.skipped)
+    }
+
+    /// Everything owed belongs to the batch at hand, and the transaction has not failed.
+    pub fn is_sure_of_status(&self) -> bool {
+        let of_batch = |o: &Owed| {
+            !matches!(
+                o.what,
+                Owes::Query | Owes::FunctionCall | Owes::Sync | Owes::Syncs { .. } | Owes::CopyEnd
+            )
+        };
+        self.status != TxStatus::Failed && self.owed.iter().all(of_batch)
+    }
+
     /// The rest of a message was sent, or more of it: `complete` tells.
     pub fn on_sent_rest(&mut self, complete: bool) {
         self.mid_message = !complete;
@@ -330,7 +392,7 @@ impl ServerMachine {
             return Ok(Route::Forward);
         }
         if matches!(tag, b'N' | b'S' | b'A') {
-            return Ok(self.asynchronous());
+            return Ok(self.asynchronous(tag));
         }
         self.settle_front(tag);
         let Some(front) = self.owed.front().copied() else {
@@ -348,7 +410,7 @@ impl ServerMachine {
         }
         Ok(match front.origin {
             Origin::Client => Route::Forward,
-            Origin::Pooler => Route::Swallow,
+            Origin::Pooler | Origin::InFront => Route::Swallow,
         })
     }
 
@@ -365,9 +427,10 @@ impl ServerMachine {
         }
     }
 
-    fn asynchronous(&self) -> Route {
+    fn asynchronous(&self, tag: u8) -> Route {
         match self.owed.front() {
             Some(Owed { origin: Origin::Pooler, .. }) => Route::Swallow,
+            Some(Owed { origin: Origin::InFront, .. }) if tag == b'N' => Route::Swallow,
             _ => Route::Forward,
         }
     }
@@ -413,7 +476,7 @@ impl ServerMachine {
             self.merge_syncs();
         }
         match front.origin {
-            Origin::Client => Route::Forward,
+            Origin::Client | Origin::InFront => Route::Forward,
             Origin::Pooler => Route::OwnRequestFailed,
         }
     }
@@ -424,6 +487,7 @@ impl ServerMachine {
             match front.what {
                 Owes::Sync | Owes::Syncs { .. } => return,
                 Owes::Query | Owes::FunctionCall => self.mixed = false, // it was not even begun
+                Owes::Parse | Owes::Close | Owes::Invented(_) => self.skipped += 1,
                 _ => {}
             }
             self.owed.pop_front();
@@ -544,8 +608,9 @@ impl ServerMachine {
 mod tests {
     use super::*;
 
-    /// Runs a script: `>X` sends a message of tag X, `~X` sends the pooler's own, `<X` receives; `<Z` is followed by
-    /// the status. Returns what became of each reply: f(orward), s(wallow), o(wn request failed), ! violation.
+    /// Runs a script: `>X` sends a message of tag X, `~X` sends the pooler's own, `^X` one in front of the client's,
+    /// `!P` and `!C` are answered by the pooler, `<X` receives; `<Z` is followed by the status. Returns what became of
+    /// each reply: f(orward), s(wallow), o(wn request failed), ! violation; `1` and `3` are invented.
     fn run(machine: &mut ServerMachine, script: &str) -> String {
         let mut routes = String::new();
         for step in script.split_whitespace() {
@@ -553,6 +618,9 @@ mod tests {
             match bytes[0] {
                 b'>' => machine.on_sent(bytes[1], Origin::Client, true),
                 b'~' => machine.on_sent(bytes[1], Origin::Pooler, true),
+                b'^' => machine.on_sent(bytes[1], Origin::InFront, true),
+                b'!' if bytes[1] == b'P' => machine.on_invented(Invented::Parse),
+                b'!' => machine.on_invented(Invented::Close),
                 _ => {
                     let status = bytes.get(2).and_then(|&b| TxStatus::from_byte(b));
                     routes.push(match machine.on_received(bytes[1], status) {
@@ -562,6 +630,9 @@ mod tests {
                         Err(_) => '!',
                     });
                 }
+            }
+            while let Some(reply) = machine.next_invented() {
+                routes.push(reply.message()[0] as char);
             }
         }
         routes
@@ -695,6 +766,33 @@ mod tests {
         assert_eq!(routes, "sssffff");
         assert!(machine.idle().is_some());
         assert_eq!(after("~Q >Q <E").1, "o");
+    }
+
+    #[test]
+    fn invented_replies_come_in_their_turn() {
+        assert_eq!(after("!P >B >E >S <2 <C <ZI").1, "1fff");
+        assert_eq!(after(">B !C >E !P >S <2 <C <ZI").1, "f3f1f");
+        let (mut machine, routes) = after(">B !P >E !C >S <E");
+        assert_eq!((routes.as_str(), machine.take_skipped()), ("f", 2), "an error leaves nothing behind it");
+        assert_eq!(run(&mut machine, "<ZI"), "f");
+        assert!(machine.idle().is_some());
+        assert_eq!(after(">P <E !P >S <ZI").1, "ff", "the server would skip it");
+        assert!(after("!P").0.idle().is_none(), "its batch is open");
+    }
+
+    #[test]
+    fn an_error_in_front_of_the_clients_message_is_the_clients() {
+        assert_eq!(after("^P >B >E >S <1 <2 <C <ZI").1, "sfff");
+        let (mut machine, routes) = after("^C ^P >B >E >S <3 <N <E <ZI");
+        assert_eq!((routes.as_str(), machine.take_skipped()), ("ssff", 1));
+        assert!(machine.idle().is_some());
+    }
+
+    #[test]
+    fn the_status_is_sure_only_inside_one_batch() {
+        let sure = |script: &str| after(script).0.is_sure_of_status();
+        assert!(sure("") && sure(">P >B >E") && sure(">Q <C <ZT >P"));
+        assert!(!sure(">Q") && !sure(">P >S") && !sure(">P >S <1 >P") && !sure(">Q <E <ZE"));
     }
 
     #[test]

@@ -1,0 +1,74 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::text::Statement;
+
+/// A statement under a client's name.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    pub(crate) statement: Arc<Statement>,
+    /// The settings under which it was parsed.
+    pub(crate) meaning: u64,
+}
+
+/// The statements that one client has prepared, as it knows them.
+#[derive(Debug, Default)]
+pub(crate) struct ClientStatements {
+    named: HashMap<Box<[u8]>, Known>,
+    unnamed: Option<(u64, Box<[u8]>)>,
+}
+
+/// Serial numbers of unnamed statements, unique in the process.
+static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
+
+impl ClientStatements {
+    pub(crate) fn get(&self, name: &[u8]) -> Option<&Known> {
+        self.named.get(name)
+    }
+
+    pub(super) fn get_mut(&mut self, name: &[u8]) -> Option<&mut Known> {
+        self.named.get_mut(name)
+    }
+
+    pub(super) fn insert(&mut self, name: &[u8], known: Known) {
+        self.named.insert(name.into(), known);
+    }
+
+    pub(super) fn remove(&mut self, name: &[u8]) -> Option<Known> {
+        self.named.remove(name)
+    }
+
+    /// The unnamed statement has this text from now on. Returns its serial number.
+    pub(super) fn parse_unnamed(&mut self, text: &[u8]) -> u64 {
+        let serial = NEXT_SERIAL.fetch_add(1, Relaxed);
+        match &mut self.unnamed {
+            // A statement that is sent again and again keeps its memory.
+            Some((old, kept)) if kept.len() == text.len() => {
+                *old = serial;
+                kept.copy_from_slice(text);
+            }
+            unnamed => *unnamed = Some((serial, text.into())),
+        }
+        serial
+    }
+
+    pub(super) fn unnamed(&self) -> Option<(u64, &[u8])> {
+        self.unnamed.as_ref().map(|(serial, text)| (*serial, &**text))
+    }
+
+    /// There is no unnamed statement any more: closed, failed, or ended by a simple query.
+    pub(crate) fn close_unnamed(&mut self) {
+        self.unnamed = None;
+    }
+
+    /// How many it has by name.
+    pub(crate) fn len(&self) -> usize {
+        self.named.len()
+    }
+
+    /// Forgets all: `DEALLOCATE ALL`, which leaves only the unnamed statement.
+    pub(crate) fn clear(&mut self) {
+        self.named = HashMap::new();
+    }
+}
