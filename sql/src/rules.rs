@@ -1,0 +1,771 @@
+//! What each statement may do: one pass over the tokens, dispatched by the first word of a statement.
+
+use crate::lexer::{Kind, Lexer, Token};
+use crate::words::{HARMLESS, KEYWORDS, WRITING, pack};
+use crate::{Effects, Name, Scan, Statement, Target};
+
+/// Patterns for packed words: `words! { SET = "set" }`.
+macro_rules! words {
+    ($($name:ident = $word:literal)*) => { $(const $name: u128 = pack($word.as_bytes());)* };
+}
+
+words! {
+    ABORT = "abort" ALL = "all" ALTER = "alter" ANALYSE = "analyse" ANALYZE = "analyze" AND = "and" AS = "as"
+    AUTHORIZATION = "authorization" BEGIN = "begin" BIT = "bit" BY = "by" CALL = "call" CATALOG = "catalog"
+    CHAR = "char" CHARACTER = "character" CHARACTERISTICS = "characteristics" CHECKPOINT = "checkpoint"
+    CLOSE = "close" CLUSTER = "cluster" COLUMNS = "columns" COMMENT = "comment" COMMIT = "commit"
+    CONFLICT = "conflict" CONSTRAINTS = "constraints" COPY = "copy" CREATE = "create" DATABASE = "database"
+    DEALLOCATE = "deallocate" DECLARE = "declare" DELETE = "delete" DISCARD = "discard" DO = "do" DROP = "drop"
+    END = "end" ESCAPE = "escape" EXECUTE = "execute" EXISTS = "exists" EXPLAIN = "explain" EXTENSION = "extension"
+    FETCH = "fetch" FIRST = "first" FOR = "for" FOREIGN = "foreign" FUNCTION = "function" GLOBAL = "global"
+    GRANT = "grant" GROUP = "group" GROUPING = "grouping" HASH = "hash" HOLD = "hold" IF = "if" ILIKE = "ilike"
+    IMPORT = "import" INSERT = "insert" INTO = "into" JOIN = "join" KEY = "key" LIST = "list" LISTEN = "listen"
+    LOAD = "load" LOCAL = "local" LOCK = "lock" MATERIALIZED = "materialized" MERGE = "merge" MOVE = "move"
+    NAMES = "names" NCHAR = "nchar" NEXT = "next" NOT = "not" NOTIFY = "notify" ON = "on" OPERATOR = "operator"
+    ORDER = "order" ORDINALITY = "ordinality" PARTITION = "partition" PASSING = "passing"
+    PLANS = "plans" PREPARE = "prepare" PREPARED = "prepared" PRIMARY = "primary" PROCEDURE = "procedure"
+    RANGE = "range" REASSIGN = "reassign" RECURSIVE = "recursive" REFERENCES = "references" REFRESH = "refresh"
+    REINDEX = "reindex" RELEASE = "release" RENAME = "rename" REPLACE = "replace" RESET = "reset"
+    REVOKE = "revoke" ROLE = "role" ROLLBACK = "rollback" ROLLUP = "rollup" CUBE = "cube" SAVEPOINT = "savepoint"
+    SCHEMA = "schema" SECURITY = "security" SELECT = "select" SEQUENCES = "sequences" SESSION = "session"
+    SET = "set" SETS = "sets" SHARE = "share" SHOW = "show" START = "start" SYSTEM = "system" TABLE = "table"
+    TABLESAMPLE = "tablesample" TABLESPACE = "tablespace" TEMP = "temp" TEMPORARY = "temporary" THEN = "then"
+    TIME = "time" TO = "to" TRANSACTION = "transaction" TRUE = "true" TRUNCATE = "truncate" UNLISTEN = "unlisten"
+    UPDATE = "update" USER = "user" VACUUM = "vacuum" VALUES = "values" VARYING = "varying" VERBOSE = "verbose"
+    WITH = "with" WORK = "work" XML = "xml" ZONE = "zone"
+}
+
+pub(crate) fn scan(text: &[u8]) -> Scan<'_> {
+    let mut rules =
+        Rules { lexer: Lexer::new(text), effects: Effects::NONE, read_only: true, end: Token::NONE };
+    if text.contains(&0) {
+        rules.opaque();
+        return Scan { effects: rules.effects, read_only: false, statement: Statement::Other };
+    }
+    let mut statement = Statement::Empty;
+    loop {
+        let first = rules.lexer.next();
+        match first.kind {
+            Kind::End => break,
+            Kind::Semicolon => continue,
+            _ => {}
+        }
+        let this = rules.statement(first);
+        statement = if statement == Statement::Empty { this } else { Statement::Several };
+    }
+    Scan { effects: rules.effects, read_only: rules.read_only, statement }
+}
+
+struct Rules<'a> {
+    lexer: Lexer<'a>,
+    effects: Effects,
+    read_only: bool,
+    /// What ended the statement.
+    end: Token,
+}
+
+impl<'a> Rules<'a> {
+    /// One statement with its end. What holds another statement goes round.
+    fn statement(&mut self, mut first: Token) -> Statement<'a> {
+        let mut outer = None;
+        loop {
+            let (holder, body) = match self.word(first) {
+                EXPLAIN => (Statement::Other, self.explain()),
+                PREPARE if self.word(self.lexer.peek()) != TRANSACTION => {
+                    self.effects |= Effects::PREPARED;
+                    self.read_only = false;
+                    self.prepare()
+                }
+                DECLARE => {
+                    self.read_only = false;
+                    (Statement::Other, self.declare())
+                }
+                verb => {
+                    let statement = self.simple(verb, first);
+                    return match outer {
+                        None => statement,
+                        Some((Statement::Prepare { name, types, .. }, start)) => {
+                            let body = self.lexer.between(start, self.end.start);
+                            Statement::Prepare { name, types, body }
+                        }
+                        Some((holder, _)) => holder,
+                    };
+                }
+            };
+            first = body;
+            outer.get_or_insert((holder, first.start));
+        }
+    }
+
+    /// A statement that holds no other.
+    fn simple(&mut self, verb: u128, first: Token) -> Statement<'a> {
+        match verb {
+            SELECT | VALUES | TABLE | WITH => return self.expressions(first, false),
+            0 if first.kind == Kind::Open => return self.expressions(first, false),
+            SHOW => return self.rest(Statement::Other),
+            _ => self.read_only = false,
+        }
+        match verb {
+            INSERT | UPDATE | DELETE | MERGE | COPY => return self.expressions(first, false),
+            BEGIN | START => return self.transaction(Statement::Begin),
+            COMMIT | END => return self.transaction(Statement::Commit),
+            ROLLBACK | ABORT => return self.transaction(Statement::Rollback),
+            SAVEPOINT | RELEASE | PREPARE => self.effects |= Effects::TRANSACTION,
+            SET => return self.set(),
+            RESET => return self.reset(),
+            EXECUTE => return self.execute(),
+            DEALLOCATE => return self.deallocate(),
+            DISCARD => return self.discard(),
+            LISTEN => return self.listen(),
+            UNLISTEN => return self.unlisten(),
+            NOTIFY => return self.notify(),
+            CLOSE => self.effects |= Effects::CLOSE_CURSOR,
+            LOAD => self.effects |= Effects::LOAD,
+            FETCH | MOVE | LOCK | TRUNCATE | VACUUM | ANALYZE | ANALYSE | CHECKPOINT | CLUSTER | REINDEX => {}
+            DO | REFRESH => self.effects |= Effects::CALLS,
+            CALL => {
+                self.effects |= Effects::CALLS;
+                return self.expressions(first, false);
+            }
+            CREATE | ALTER => return self.definition(verb, first),
+            DROP => return self.drop(),
+            COMMENT | GRANT | REVOKE | SECURITY | REASSIGN | IMPORT => self.effects |= Effects::DDL,
+            _ => self.opaque(),
+        }
+        self.rest(Statement::Other)
+    }
+
+    fn transaction(&mut self, statement: Statement<'a>) -> Statement<'a> {
+        self.effects |= Effects::TRANSACTION;
+        if statement != Statement::Begin {
+            if matches!(self.word(self.lexer.peek()), WORK | TRANSACTION) {
+                self.lexer.next();
+            }
+            if matches!(self.word(self.lexer.peek()), PREPARED | TO | AND) {
+                return self.rest(Statement::Other);
+            }
+        }
+        self.rest(statement)
+    }
+
+    /// To the first word of the statement that is explained.
+    fn explain(&mut self) -> Token {
+        loop {
+            let token = self.lexer.next();
+            match self.word(token) {
+                ANALYZE | ANALYSE | VERBOSE => {}
+                _ if token.kind == Kind::Open && !self.query_follows() => self.parentheses(),
+                _ => return token,
+            }
+        }
+    }
+
+    fn query_follows(&self) -> bool {
+        let token = self.lexer.peek();
+        token.kind == Kind::Open || matches!(self.word(token), SELECT | WITH | VALUES | TABLE)
+    }
+
+    /// `name [(types)] AS`, to the first word of what is prepared.
+    fn prepare(&mut self) -> (Statement<'a>, Token) {
+        let Some(name) = self.name() else { return (Statement::Other, self.lexer.next()) };
+        let mut token = self.lexer.next();
+        let mut types = token;
+        if token.kind == Kind::Open {
+            types.start = token.end;
+            self.parentheses();
+            types.end = self.end.start;
+            token = self.lexer.next();
+        }
+        if self.word(token) != AS {
+            return (Statement::Other, token);
+        }
+        let types = if types.start < types.end && types.end < token.start { types } else { Token::NONE };
+        let statement = Statement::Prepare { name, types: self.lexer.bytes(types), body: &[] };
+        (statement, self.lexer.next())
+    }
+
+    /// `DECLARE name ... CURSOR ... FOR`, to the first word of its query.
+    fn declare(&mut self) -> Token {
+        let mut last = self.lexer.next();
+        loop {
+            let token = self.lexer.next();
+            match (self.word(last), self.word(token)) {
+                (_, FOR) => return self.lexer.next(),
+                (WITH, HOLD) => self.effects |= Effects::HOLD_CURSOR,
+                _ if matches!(token.kind, Kind::Word | Kind::Quoted) => {}
+                _ => return token,
+            }
+            last = token;
+        }
+    }
+
+    fn set(&mut self) -> Statement<'a> {
+        let mut token = self.lexer.next();
+        if self.word(token) == LOCAL && !self.assignment_follows() {
+            self.effects |= Effects::LOCAL_SETTINGS;
+            return self.rest(Statement::Other);
+        }
+        match self.word(token) {
+            CONSTRAINTS => return self.rest(Statement::Other),
+            TRANSACTION if !self.assignment_follows() => {
+                self.effects |= Effects::LOCAL_SETTINGS;
+                return self.rest(Statement::Other);
+            }
+            SESSION if !self.assignment_follows() => token = self.lexer.next(),
+            _ => {}
+        }
+        match self.setting(token) {
+            Some(name) => self.rest(Statement::Set { name }),
+            None => self.rest(Statement::Other),
+        }
+    }
+
+    fn assignment_follows(&self) -> bool {
+        let token = self.lexer.peek();
+        self.word(token) == TO || matches!(token.kind, Kind::Operator | Kind::Dot)
+    }
+
+    /// The setting that begins with this token, and what changing it does to the session.
+    fn setting(&mut self, token: Token) -> Option<Name<'a>> {
+        self.effects |= Effects::SETTINGS;
+        let plain = self.assignment_follows();
+        let name: Name<'a> = match self.word(token) {
+            CHARACTERISTICS if !plain => return None,
+            AUTHORIZATION if !plain => b"session_authorization".as_slice().into(),
+            SESSION if !plain => b"session_authorization".as_slice().into(),
+            TIME if !plain => b"timezone".as_slice().into(),
+            NAMES if !plain => b"client_encoding".as_slice().into(),
+            XML if !plain => b"xmloption".as_slice().into(),
+            SCHEMA if !plain => b"search_path".as_slice().into(),
+            CATALOG if !plain => return None,
+            TRANSACTION if !plain => b"transaction_isolation".as_slice().into(),
+            _ if token.is_name() => dotted(&mut self.lexer, token),
+            _ => {
+                self.effects |= Effects::ROLE;
+                return None;
+            }
+        };
+        self.effects |= setting_effects(&name);
+        Some(name)
+    }
+
+    fn reset(&mut self) -> Statement<'a> {
+        let token = self.lexer.next();
+        if self.word(token) == ALL {
+            self.effects |= Effects::SETTINGS;
+            return self.rest(Statement::Reset(Target::All));
+        }
+        match self.setting(token) {
+            Some(name) => self.rest(Statement::Reset(Target::One(name))),
+            None => self.rest(Statement::Other),
+        }
+    }
+
+    fn execute(&mut self) -> Statement<'a> {
+        self.effects |= Effects::EXECUTE;
+        let token = self.lexer.next();
+        if !token.is_name() {
+            return self.rest_from(token, Statement::Other);
+        }
+        let name = self.lexer.name(token);
+        // The arguments are expressions; seen from behind the name, their parenthesis opens no call.
+        self.expressions(Token { kind: Kind::Operator, ..token }, false);
+        Statement::Execute { name }
+    }
+
+    fn deallocate(&mut self) -> Statement<'a> {
+        self.effects |= Effects::PREPARED;
+        let mut token = self.lexer.next();
+        if self.word(token) == PREPARE && self.lexer.peek().is_name() {
+            token = self.lexer.next();
+        }
+        match self.target(token) {
+            Some(target) => {
+                if target == Target::All {
+                    self.effects |= Effects::DEALLOCATE_ALL;
+                }
+                self.rest(Statement::Deallocate(target))
+            }
+            None => self.rest_from(token, Statement::Other),
+        }
+    }
+
+    fn discard(&mut self) -> Statement<'a> {
+        let token = self.lexer.next();
+        match self.word(token) {
+            PLANS => {}
+            SEQUENCES => self.effects |= Effects::SEQUENCE,
+            TEMP | TEMPORARY => self.effects |= Effects::TEMP_GONE,
+            ALL => {
+                self.effects |= DISCARD_ALL;
+                return self.rest(Statement::DiscardAll);
+            }
+            _ => self.opaque(),
+        }
+        self.rest_from(token, Statement::Other)
+    }
+
+    fn listen(&mut self) -> Statement<'a> {
+        self.effects |= Effects::LISTEN;
+        let statement = self.name().map_or(Statement::Other, Statement::Listen);
+        self.rest(statement)
+    }
+
+    fn unlisten(&mut self) -> Statement<'a> {
+        self.effects |= Effects::LISTEN;
+        let token = self.lexer.next();
+        if self.lexer.bytes(token) == b"*" {
+            return self.rest(Statement::Unlisten(Target::All));
+        }
+        let target = token.is_name().then(|| Target::One(self.lexer.name(token)));
+        self.rest_from(token, target.map_or(Statement::Other, Statement::Unlisten))
+    }
+
+    fn notify(&mut self) -> Statement<'a> {
+        self.effects |= Effects::NOTIFY;
+        let statement = self.name().map_or(Statement::Other, Statement::Notify);
+        self.rest(statement)
+    }
+
+    fn drop(&mut self) -> Statement<'a> {
+        self.effects |= Effects::DDL | Effects::TEMP_GONE;
+        let kind = self.lexer.next();
+        if self.word(kind) != DATABASE {
+            return self.rest_from(kind, Statement::Other);
+        }
+        self.effects |= Effects::DATABASE;
+        if self.word(self.lexer.peek()) == IF {
+            self.lexer.next();
+            self.lexer.next();
+        }
+        let statement = self.name().map_or(Statement::Other, Statement::DropDatabase);
+        self.rest(statement)
+    }
+
+    /// `CREATE` and `ALTER`: the words tell what is defined; then the expressions in it.
+    fn definition(&mut self, verb: u128, first: Token) -> Statement<'a> {
+        self.effects |= Effects::DDL;
+        let mut words = self.lexer;
+        let kind = self.word(words.peek());
+        let mut last = first;
+        loop {
+            let token = words.next();
+            if matches!(token.kind, Kind::Semicolon | Kind::End | Kind::Bad) {
+                break;
+            }
+            match (kind, self.word(token)) {
+                (_, TEMP | TEMPORARY) if matches!(self.word(last), CREATE | REPLACE | LOCAL | GLOBAL) => {
+                    self.effects |= Effects::TEMP;
+                }
+                (_, EXECUTE) if self.word(last) == AS => self.effects |= Effects::EXECUTE,
+                (EXTENSION, _) => self.effects |= Effects::CALLS,
+                (DATABASE, _) if verb == CREATE => self.effects |= Effects::DATABASE,
+                (DATABASE, RENAME | TABLESPACE) => self.effects |= Effects::DATABASE,
+                (SYSTEM, _) => self.effects |= Effects::DEFAULTS,
+                (ROLE | USER | GROUP | DATABASE, SET | RESET) if verb == ALTER => {
+                    self.effects |= Effects::DEFAULTS
+                }
+                _ if self.is_temporary_schema(token) => self.effects |= Effects::TEMP,
+                _ => {}
+            }
+            last = token;
+        }
+        self.expressions(first, true)
+    }
+
+    fn is_temporary_schema(&self, token: Token) -> bool {
+        let bytes = self.lexer.bytes(token);
+        let bytes = bytes.strip_prefix(b"\"").unwrap_or(bytes);
+        token.is_name() && bytes.get(..7).is_some_and(|start| start.eq_ignore_ascii_case(b"pg_temp"))
+    }
+
+    fn target(&self, token: Token) -> Option<Target<'a>> {
+        match self.word(token) {
+            ALL => Some(Target::All),
+            _ => token.is_name().then(|| Target::One(self.lexer.name(token))),
+        }
+    }
+
+    /// The name that follows, if one does.
+    fn name(&mut self) -> Option<Name<'a>> {
+        let token = self.lexer.peek();
+        token.is_name().then(|| {
+            self.lexer.next();
+            self.lexer.name(token)
+        })
+    }
+
+    /// To the parenthesis that closes the one before; or to the statement's end, which is left.
+    fn parentheses(&mut self) {
+        let mut depth = 1;
+        while depth > 0 && !matches!(self.lexer.peek().kind, Kind::Semicolon | Kind::End | Kind::Bad) {
+            self.end = self.lexer.next();
+            match self.end.kind {
+                Kind::Open => depth += 1,
+                Kind::Close => depth -= 1,
+                _ => {}
+            }
+        }
+    }
+
+    /// To the end of a statement of which no more need be known.
+    fn rest(&mut self, statement: Statement<'a>) -> Statement<'a> {
+        let token = self.lexer.next();
+        self.rest_from(token, statement)
+    }
+
+    fn rest_from(&mut self, mut token: Token, statement: Statement<'a>) -> Statement<'a> {
+        while !self.ends(token) {
+            token = self.lexer.next();
+        }
+        statement
+    }
+
+    #[inline]
+    fn ends(&mut self, token: Token) -> bool {
+        match token.kind {
+            Kind::Semicolon | Kind::End => {}
+            Kind::Bad => self.opaque(),
+            _ => return false,
+        }
+        self.end = token;
+        true
+    }
+
+    fn opaque(&mut self) {
+        self.effects |= Effects::OPAQUE;
+        self.read_only = false;
+    }
+
+    /// The token as a packed word, 0 if it is none.
+    fn word(&self, token: Token) -> u128 {
+        if token.kind == Kind::Word { pack(self.lexer.bytes(token)) } else { 0 }
+    }
+
+    /// The rest of a statement, looked at for calls of functions and for words that write.
+    fn expressions(&mut self, first: Token, definition: bool) -> Statement<'a> {
+        let mut seen = Seen { last: first, name: first, parts: 1, definition, ..Seen::START };
+        match self.word(first) {
+            WITH => seen.with_list = 1,
+            0 if first.kind == Kind::Open => seen.depth = 1,
+            _ => {}
+        }
+        loop {
+            let token = self.lexer.next();
+            if seen.with_list != 0 {
+                self.leave_with_list(&mut seen, token);
+            }
+            let mut kind = token.kind;
+            match token.kind {
+                Kind::Word | Kind::Quoted => {
+                    if seen.last.kind == Kind::Dot {
+                        (seen.schema, seen.name, seen.parts) =
+                            (seen.name, token, seen.parts.saturating_add(1));
+                    } else {
+                        (seen.before, seen.name, seen.parts) = (seen.last, token, 1);
+                        if kind == Kind::Word {
+                            self.keyword(&mut seen, token);
+                        }
+                    }
+                }
+                Kind::Dot if !seen.last.is_name() => seen.parts = u8::MAX,
+                Kind::Open => self.open(&mut seen),
+                Kind::Close => kind = self.close(&mut seen),
+                _ if self.ends(token) => return Statement::Other,
+                _ => {}
+            }
+            seen.before_last = seen.last.kind;
+            seen.last = Token { kind, ..token };
+        }
+    }
+
+    /// Words in a query that matter where they stand: few, and told from the rest by length and first letter.
+    #[inline]
+    fn keyword(&mut self, seen: &mut Seen, token: Token) {
+        let bytes = self.lexer.bytes(token);
+        let first = bytes.first().map_or(0, |b| b | 0x20);
+        if matches!((bytes.len(), first), (4, b'i' | b'w') | (5, b'm' | b's') | (6, b'd' | b'i' | b'u')) {
+            self.notable(seen, token);
+        }
+    }
+
+    fn notable(&mut self, seen: &mut Seen, token: Token) {
+        match self.word(token) {
+            WITH => {
+                let starts = seen.last.kind == Kind::Open || matches!(self.word(seen.last), AS | FOR);
+                if starts {
+                    seen.with_list |= seen.bit();
+                }
+            }
+            INTO => {
+                self.read_only = false;
+                if !matches!(self.word(seen.last), INSERT | MERGE) {
+                    self.effects |= Effects::DDL;
+                    let target = self.lexer.peek();
+                    if matches!(self.word(target), TEMP | TEMPORARY | LOCAL | GLOBAL)
+                        || self.is_temporary_schema(target)
+                    {
+                        self.effects |= Effects::TEMP;
+                    }
+                }
+            }
+            INSERT | UPDATE | DELETE | MERGE | SHARE => self.read_only = false,
+            _ => {}
+        }
+    }
+
+    /// `WITH a (x) AS (...), b (y) AS (...) SELECT`: the list goes on behind a parenthesis with a comma only.
+    fn leave_with_list(&self, seen: &mut Seen, token: Token) {
+        if matches!(seen.last.kind, Kind::Close)
+            && seen.with_list & seen.bit() != 0
+            && token.kind != Kind::Comma
+            && self.word(token) != AS
+        {
+            seen.with_list &= !seen.bit();
+        }
+    }
+
+    fn open(&mut self, seen: &mut Seen) {
+        let mut config = None;
+        if seen.last.is_name() && self.is_call(seen) {
+            config = self.call(seen);
+        }
+        let precedes_expression = matches!(self.word(seen.last), OPERATOR | ON | WITH) && seen.parts == 1;
+        seen.depth += 1;
+        let bit = seen.bit();
+        if bit == 0 {
+            // Too deep for the bits below.
+            self.opaque();
+        }
+        seen.with_list &= !bit;
+        seen.set(precedes_expression, |seen| &mut seen.precedes_expression);
+        seen.set(config.is_some(), |seen| &mut seen.config);
+        seen.set(config.is_some_and(|effects| effects.contains(Effects::ROLE)), |seen| &mut seen.role);
+        if bit == 0 && config.is_some() {
+            self.effects |= Effects::SETTINGS | Effects::ROLE;
+        }
+    }
+
+    fn close(&mut self, seen: &mut Seen) -> Kind {
+        let bit = seen.bit();
+        seen.with_list &= !bit;
+        if seen.config & bit != 0 {
+            let local = self.word(seen.last) == TRUE && seen.before_last == Kind::Comma;
+            self.effects |= match (local, seen.role & bit != 0) {
+                (true, _) => Effects::LOCAL_SETTINGS,
+                (false, true) => Effects::SETTINGS | Effects::ROLE,
+                (false, false) => Effects::SETTINGS,
+            };
+        }
+        let kind = if seen.precedes_expression & bit != 0 { Kind::Operator } else { Kind::Close };
+        seen.depth = seen.depth.saturating_sub(1);
+        kind
+    }
+
+    /// A name is followed by a parenthesis: is it a call? Asked in the order of what is cheap and usual.
+    fn is_call(&self, seen: &Seen) -> bool {
+        let before = self.word(seen.before);
+        match before {
+            _ if matches!(seen.before.kind, Kind::Cast | Kind::Close | Kind::End) => return false,
+            AS | INTO | COPY | ORDINALITY | TABLESAMPLE => return false,
+            TABLE | EXISTS | REFERENCES | FUNCTION | PROCEDURE | EXECUTE if seen.definition => return false,
+            _ => {}
+        }
+        if seen.parts > 1 {
+            return true;
+        }
+        let in_with_list = seen.with_list & seen.bit() != 0;
+        if in_with_list && (seen.before.kind == Kind::Comma || matches!(before, WITH | RECURSIVE)) {
+            return false;
+        }
+        if seen.name.kind == Kind::Quoted {
+            return true;
+        }
+        if KEYWORDS.contains(self.lexer.bytes(seen.name)) {
+            return false;
+        }
+        match (self.word(seen.name), before) {
+            (CONFLICT, ON)
+            | (BY, GROUP | ORDER | PARTITION)
+            | (ROLLUP | CUBE | RANGE | LIST | HASH, BY)
+            | (SETS, GROUPING)
+            | (ZONE, TIME)
+            | (VARYING, CHARACTER | CHAR | NCHAR | BIT)
+            | (FIRST | NEXT, FETCH)
+            | (KEY, PRIMARY | FOREIGN)
+            | (MATERIALIZED, NOT)
+            | (INSERT, THEN) => false,
+            (OPERATOR | SET | JOIN | ILIKE | ESCAPE | COLUMNS | PASSING, _) => {
+                !self.ends_operand(seen.before)
+            }
+            _ => true,
+        }
+    }
+
+    fn ends_operand(&self, token: Token) -> bool {
+        match token.kind {
+            Kind::Word => !KEYWORDS.contains(self.lexer.bytes(token)),
+            kind => matches!(kind, Kind::Quoted | Kind::Text | Kind::Coded | Kind::Dollar | Kind::Number),
+        }
+    }
+
+    /// What the call does. `Some` for `set_config`, with what it may set: whether it is local is known at its end.
+    fn call(&mut self, seen: &Seen) -> Option<Effects> {
+        let mut name = self.lexer.bytes(seen.name);
+        if seen.name.kind == Kind::Quoted {
+            name = name.get(1..name.len() - 1).unwrap_or_default();
+        }
+        // A quoted name with a capital or a quote in it is nobody's but the user's.
+        let folded =
+            seen.name.kind == Kind::Word || !name.iter().any(|b| b.is_ascii_uppercase() || *b == b'"');
+        let builtin = seen.parts == 1 || (seen.parts == 2 && self.is_builtin_schema(seen.schema));
+        if !folded || !builtin {
+            self.effects |= Effects::CALLS;
+        } else if HARMLESS.contains(name) {
+            if self.read_only && WRITING.contains(name) {
+                self.read_only = false;
+            }
+            return None;
+        } else if name.eq_ignore_ascii_case(b"set_config") {
+            self.read_only = false;
+            return Some(self.first_argument_sets());
+        } else {
+            self.effects |= SPECIAL
+                .iter()
+                .find(|(special, _)| name.eq_ignore_ascii_case(special.as_bytes()))
+                .map_or(Effects::CALLS, |(_, effects)| *effects);
+        }
+        self.read_only = false;
+        None
+    }
+
+    fn is_builtin_schema(&self, token: Token) -> bool {
+        let schema = self.lexer.name(token);
+        matches!(&*schema, b"pg_catalog" | b"information_schema")
+    }
+
+    /// `set_config('name', ...)`: the effects of that setting, or of any if it is not a plain string.
+    fn first_argument_sets(&self) -> Effects {
+        let mut ahead = self.lexer;
+        let argument = ahead.next();
+        match self.lexer.value(argument) {
+            Some(name) if ahead.next().kind == Kind::Comma => setting_effects(&name),
+            _ => Effects::ROLE,
+        }
+    }
+}
+
+/// Where the expressions of a statement stand.
+struct Seen {
+    /// The token before, and the kind of the one before that.
+    last: Token,
+    before_last: Kind,
+    /// The last name: its last part, the part before, how many parts, and the token before all of them.
+    name: Token,
+    schema: Token,
+    parts: u8,
+    before: Token,
+    /// Whether the statement is a definition, in which names of tables and functions are followed by parentheses.
+    definition: bool,
+    depth: u32,
+    /// One bit for each depth of parentheses: in the list of a `WITH`; ...
+    with_list: u64,
+    /// ... in one that an expression may follow: `DISTINCT ON (x) f(y)`, `OPERATOR(s.+) f(x)`; ...
+    precedes_expression: u64,
+    /// ... in the arguments of `set_config`; ...
+    config: u64,
+    /// ... which may set a role.
+    role: u64,
+}
+
+impl Seen {
+    const START: Self = Self {
+        last: Token::NONE,
+        before_last: Kind::End,
+        name: Token::NONE,
+        schema: Token::NONE,
+        parts: 0,
+        before: Token::NONE,
+        definition: false,
+        depth: 0,
+        with_list: 0,
+        precedes_expression: 0,
+        config: 0,
+        role: 0,
+    };
+
+    /// The bit of this depth; none is left for more than 63.
+    fn bit(&self) -> u64 {
+        1u64.checked_shl(self.depth).unwrap_or_default()
+    }
+
+    fn set(&mut self, on: bool, bits: impl Fn(&mut Self) -> &mut u64) {
+        let bit = self.bit();
+        let bits = bits(self);
+        *bits = if on { *bits | bit } else { *bits & !bit };
+    }
+}
+
+/// The name of a setting, of one part or several with dots between, whose first part is this token.
+pub(crate) fn dotted<'a>(lexer: &mut Lexer<'a>, token: Token) -> Name<'a> {
+    let mut name = lexer.name(token);
+    while lexer.peek().kind == Kind::Dot {
+        lexer.next();
+        let part = lexer.peek();
+        if !part.is_name() {
+            break;
+        }
+        lexer.next();
+        let whole = lexer.between(token.start, part.end);
+        let part = lexer.name(part);
+        // Borrowed as long as nothing is folded and no blank is between.
+        if name.len() + 1 + part.len() == whole.len()
+            && !whole.iter().any(|b| b.is_ascii_uppercase() || *b == b'"')
+        {
+            name = whole.into();
+        } else {
+            let mut owned = name.into_owned();
+            owned.push(b'.');
+            owned.extend_from_slice(&part);
+            name = owned.into();
+        }
+    }
+    name
+}
+
+/// What a setting does beyond being one. Names of settings know no case.
+fn setting_effects(name: &[u8]) -> Effects {
+    match name {
+        _ if name.eq_ignore_ascii_case(b"role") => Effects::ROLE,
+        _ if name.eq_ignore_ascii_case(b"session_authorization") => Effects::ROLE,
+        _ if name.eq_ignore_ascii_case(b"seed") => Effects::SEED,
+        _ => Effects::NONE,
+    }
+}
+
+const DISCARD_ALL: Effects = Effects::DISCARD_ALL
+    .union(Effects::SETTINGS)
+    .union(Effects::ROLE)
+    .union(Effects::PREPARED)
+    .union(Effects::DEALLOCATE_ALL)
+    .union(Effects::LISTEN)
+    .union(Effects::CLOSE_CURSOR)
+    .union(Effects::TEMP_GONE)
+    .union(Effects::UNLOCKS)
+    .union(Effects::SEQUENCE);
+
+const SPECIAL: &[(&str, Effects)] = &[
+    ("nextval", Effects::SEQUENCE),
+    ("setval", Effects::SEQUENCE),
+    ("currval", Effects::SEQUENCE_READ),
+    ("lastval", Effects::SEQUENCE_READ),
+    ("setseed", Effects::SEED),
+    ("pg_notify", Effects::NOTIFY),
+    ("pg_advisory_lock", Effects::LOCKS),
+    ("pg_advisory_lock_shared", Effects::LOCKS),
+    ("pg_try_advisory_lock", Effects::LOCKS),
+    ("pg_try_advisory_lock_shared", Effects::LOCKS),
+    ("pg_advisory_unlock", Effects::UNLOCKS),
+    ("pg_advisory_unlock_shared", Effects::UNLOCKS),
+    ("pg_advisory_unlock_all", Effects::UNLOCKS),
+];

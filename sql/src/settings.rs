@@ -1,0 +1,98 @@
+//! The custom settings that a text names.
+
+use crate::Name;
+use crate::lexer::{Kind, Lexer, Token};
+use crate::rules::dotted;
+use crate::words::pack;
+
+/// The names with a dot that a text sets or reads: `SET app.user_id`, `RESET`, `SHOW`, `set_config('app.user_id', ...)`,
+/// `current_setting`; also inside dollar-quoted bodies. They are not in `pg_settings`, so whoever wants their values
+/// has to know them. Some may be no settings at all (`UPDATE t SET a.b`), and the same may come several times. Not
+/// seen: names that are computed or bound, and those in bodies in plain quotes.
+pub fn custom_settings(text: &[u8]) -> CustomSettings<'_> {
+    CustomSettings { lexers: vec![Lexer::new(text)] }
+}
+
+/// See [`custom_settings`].
+#[derive(Debug)]
+pub struct CustomSettings<'a> {
+    /// The text, and the bodies that are open in it.
+    lexers: Vec<Lexer<'a>>,
+}
+
+impl<'a> Iterator for CustomSettings<'a> {
+    type Item = Name<'a>;
+
+    fn next(&mut self) -> Option<Name<'a>> {
+        loop {
+            let lexer = self.lexers.last_mut()?;
+            let token = lexer.next();
+            let name = match token.kind {
+                Kind::End | Kind::Bad => {
+                    self.lexers.pop();
+                    None
+                }
+                Kind::Dollar => {
+                    let body = Lexer::new(dollar_body(lexer.bytes(token)));
+                    // Bodies in bodies are copied nowhere, but looked at once for each level.
+                    if self.lexers.len() < DEEPEST {
+                        self.lexers.push(body);
+                    }
+                    None
+                }
+                Kind::Word => named(lexer, token),
+                Kind::Quoted => argument(lexer, token),
+                _ => None,
+            };
+            if name.as_ref().is_some_and(|name| name.contains(&b'.')) {
+                return name;
+            }
+        }
+    }
+}
+
+/// How many bodies are opened inside each other: a text can't make the work more than this many times its length.
+const DEEPEST: usize = 4;
+
+fn named<'a>(lexer: &mut Lexer<'a>, token: Token) -> Option<Name<'a>> {
+    let word = pack(lexer.bytes(token));
+    if word != SET && word != RESET && word != SHOW {
+        return argument(lexer, token);
+    }
+    let mut name = lexer.peek();
+    if name.kind == Kind::Word && matches!(pack(lexer.bytes(name)), LOCAL | SESSION) {
+        let mut ahead = *lexer;
+        ahead.next();
+        if ahead.peek().is_name() {
+            *lexer = ahead;
+            name = ahead.peek();
+        }
+    }
+    name.is_name().then(|| {
+        lexer.next();
+        dotted(lexer, name)
+    })
+}
+
+/// The first argument of `set_config` or `current_setting`, if it is a plain string.
+fn argument<'a>(lexer: &Lexer<'a>, token: Token) -> Option<Name<'a>> {
+    let function = lexer.name(token);
+    if !matches!(&*function, b"set_config" | b"current_setting") {
+        return None;
+    }
+    let mut ahead = *lexer;
+    let open = ahead.next();
+    (open.kind == Kind::Open).then(|| lexer.value(ahead.next())).flatten()
+}
+
+/// What is between the tags.
+fn dollar_body(bytes: &[u8]) -> &[u8] {
+    let tag = bytes.iter().skip(1).position(|&b| b == b'$').map_or(0, |at| at + 2);
+    bytes.get(tag..bytes.len().saturating_sub(tag)).unwrap_or_default()
+}
+
+const SET: u128 = pack(b"set");
+const RESET: u128 = pack(b"reset");
+const SHOW: u128 = pack(b"show");
+const LOCAL: u128 = pack(b"local");
+const SESSION: u128 = pack(b"session");
