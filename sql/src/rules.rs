@@ -17,7 +17,8 @@ words! {
     CONFLICT = "conflict" CONSTRAINTS = "constraints" COPY = "copy" CREATE = "create" DATABASE = "database"
     DEALLOCATE = "deallocate" DECLARE = "declare" DELETE = "delete" DISCARD = "discard" DO = "do" DROP = "drop"
     END = "end" ESCAPE = "escape" EXECUTE = "execute" EXISTS = "exists" EXPLAIN = "explain" EXTENSION = "extension"
-    FETCH = "fetch" FIRST = "first" FOR = "for" FOREIGN = "foreign" FUNCTION = "function" GLOBAL = "global"
+    FETCH = "fetch" FIRST = "first" FOR = "for" FORCE_NOT_NULL = "force_not_null" FORCE_NULL = "force_null"
+    FORCE_QUOTE = "force_quote" FOREIGN = "foreign" FROM = "from" FUNCTION = "function" GLOBAL = "global"
     GRANT = "grant" GROUP = "group" GROUPING = "grouping" HASH = "hash" HOLD = "hold" IF = "if" ILIKE = "ilike"
     IMPORT = "import" INSERT = "insert" INTO = "into" JOIN = "join" KEY = "key" LIST = "list" LISTEN = "listen"
     LOAD = "load" LOCAL = "local" LOCK = "lock" MATERIALIZED = "materialized" MERGE = "merge" MOVE = "move"
@@ -28,7 +29,7 @@ words! {
     REINDEX = "reindex" RELEASE = "release" RENAME = "rename" REPLACE = "replace" RESET = "reset"
     REVOKE = "revoke" ROLE = "role" ROLLBACK = "rollback" ROLLUP = "rollup" CUBE = "cube" SAVEPOINT = "savepoint"
     SCHEMA = "schema" SECURITY = "security" SELECT = "select" SEQUENCES = "sequences" SESSION = "session"
-    SET = "set" SETS = "sets" SHARE = "share" SHOW = "show" START = "start" SYSTEM = "system" TABLE = "table"
+    SET = "set" SETS = "sets" SHARE = "share" SHOW = "show" START = "start" STDIN = "stdin" STDOUT = "stdout" SYSTEM = "system" TABLE = "table"
     TABLESAMPLE = "tablesample" TABLESPACE = "tablespace" TEMP = "temp" TEMPORARY = "temporary" THEN = "then"
     TIME = "time" TO = "to" TRANSACTION = "transaction" TRUE = "true" TRUNCATE = "truncate" UNLISTEN = "unlisten"
     UPDATE = "update" USER = "user" VACUUM = "vacuum" VALUES = "values" VARYING = "varying" VERBOSE = "verbose"
@@ -100,13 +101,13 @@ impl<'a> Rules<'a> {
     /// A statement that holds no other.
     fn simple(&mut self, verb: u128, first: Token) -> Statement<'a> {
         match verb {
-            SELECT | VALUES | TABLE | WITH => return self.expressions(first, false),
-            0 if first.kind == Kind::Open => return self.expressions(first, false),
+            SELECT | VALUES | TABLE | WITH => return self.expressions(first),
+            0 if first.kind == Kind::Open => return self.expressions(first),
             SHOW => return self.rest(Statement::Other),
             _ => self.read_only = false,
         }
         match verb {
-            INSERT | UPDATE | DELETE | MERGE | COPY => return self.expressions(first, false),
+            INSERT | UPDATE | DELETE | MERGE | COPY => return self.expressions(first),
             BEGIN | START => return self.transaction(Statement::Begin),
             COMMIT | END => return self.transaction(Statement::Commit),
             ROLLBACK | ABORT => return self.transaction(Statement::Rollback),
@@ -125,7 +126,7 @@ impl<'a> Rules<'a> {
             DO | REFRESH => self.effects |= Effects::CALLS,
             CALL => {
                 self.effects |= Effects::CALLS;
-                return self.expressions(first, false);
+                return self.expressions(first);
             }
             CREATE | ALTER => return self.definition(verb, first),
             DROP => return self.drop(),
@@ -269,7 +270,7 @@ impl<'a> Rules<'a> {
         }
         let name = self.lexer.name(token);
         // The arguments are expressions; seen from behind the name, their parenthesis opens no call.
-        self.expressions(Token { kind: Kind::Operator, ..token }, false);
+        self.expressions(Token { kind: Kind::Operator, ..token });
         Statement::Execute { name }
     }
 
@@ -370,7 +371,7 @@ impl<'a> Rules<'a> {
             }
             last = token;
         }
-        self.expressions(first, true)
+        self.expressions(first)
     }
 
     fn is_temporary_schema(&self, token: Token) -> bool {
@@ -443,9 +444,9 @@ impl<'a> Rules<'a> {
     }
 
     /// The rest of a statement, looked at for calls of functions and for words that write.
-    fn expressions(&mut self, first: Token, definition: bool) -> Statement<'a> {
-        let mut seen = Seen { last: first, name: first, parts: 1, definition, ..Seen::START };
-        match self.word(first) {
+    fn expressions(&mut self, first: Token) -> Statement<'a> {
+        let mut seen = Seen { last: first, name: first, parts: 1, verb: self.word(first), ..Seen::START };
+        match seen.verb {
             WITH => seen.with_list = 1,
             0 if first.kind == Kind::Open => seen.depth = 1,
             _ => {}
@@ -568,7 +569,11 @@ impl<'a> Rules<'a> {
         match before {
             _ if matches!(seen.before.kind, Kind::Cast | Kind::Close | Kind::End) => return false,
             AS | INTO | COPY | ORDINALITY | TABLESAMPLE => return false,
-            TABLE | EXISTS | REFERENCES | FUNCTION | PROCEDURE | EXECUTE if seen.definition => return false,
+            TABLE | EXISTS | REFERENCES | FUNCTION | PROCEDURE | EXECUTE
+                if matches!(seen.verb, CREATE | ALTER) =>
+            {
+                return false;
+            }
             _ => {}
         }
         if seen.parts > 1 {
@@ -593,8 +598,11 @@ impl<'a> Rules<'a> {
             | (VARYING, CHARACTER | CHAR | NCHAR | BIT)
             | (FIRST | NEXT, FETCH)
             | (KEY, PRIMARY | FOREIGN)
-            | (MATERIALIZED, NOT)
-            | (INSERT, THEN) => false,
+            | (MATERIALIZED, NOT) => false,
+            (INSERT, THEN) => !matches!(seen.verb, MERGE | WITH),
+            (STDIN, FROM) | (STDOUT, TO) | (FORCE_QUOTE | FORCE_NULL | FORCE_NOT_NULL, _) => {
+                seen.verb != COPY
+            }
             (OPERATOR | SET | JOIN | ILIKE | ESCAPE | COLUMNS | PASSING, _) => {
                 !self.ends_operand(seen.before)
             }
@@ -665,8 +673,8 @@ struct Seen {
     schema: Token,
     parts: u8,
     before: Token,
-    /// Whether the statement is a definition, in which names of tables and functions are followed by parentheses.
-    definition: bool,
+    /// The statement's first word.
+    verb: u128,
     depth: u32,
     /// One bit for each depth of parentheses: in the list of a `WITH`; ...
     with_list: u64,
@@ -686,7 +694,7 @@ impl Seen {
         schema: Token::NONE,
         parts: 0,
         before: Token::NONE,
-        definition: false,
+        verb: 0,
         depth: 0,
         with_list: 0,
         precedes_expression: 0,

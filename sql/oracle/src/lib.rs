@@ -1,0 +1,130 @@
+//! The scanner against PostgreSQL's own parser, on every statement of the SQL files in the directories that
+//! `REGRESS_SQL` names (separated by colons), such as `src/test/regress/sql` of PostgreSQL's source.
+#![cfg(test)]
+
+mod psql;
+mod tree;
+
+use sql::{Effects, Statement, scan};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// `standard_conforming_strings = off`, for `pg_query`.
+const PLAIN_BACKSLASHES_ESCAPE: i32 = 32;
+
+#[derive(Default)]
+struct Tally {
+    statements: usize,
+    not_sql: usize,
+    opaque: usize,
+    calls_without_need: usize,
+    more_without_need: usize,
+    queries: usize,
+    queries_without_need: BTreeMap<String, String>,
+    harmful: Vec<String>,
+}
+
+#[test]
+fn never_calls_harmless_what_the_parser_says_is_not() {
+    let Some(directories) = std::env::var_os("REGRESS_SQL") else {
+        println!("skipped: REGRESS_SQL does not name directories of SQL files");
+        return;
+    };
+    let mut tally = Tally::default();
+    for path in std::env::split_paths(&directories).flat_map(files) {
+        let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
+        for statement in psql::split(&text) {
+            for options in [0, PLAIN_BACKSLASHES_ESCAPE] {
+                check(&statement, options, &mut tally);
+            }
+        }
+    }
+    println!(
+        "{} statements ({} more are no SQL): {} opaque, {} CALLS and {} other effects without need; \
+         of {} queries {} with any",
+        tally.statements,
+        tally.not_sql,
+        tally.opaque,
+        tally.calls_without_need,
+        tally.more_without_need,
+        tally.queries,
+        tally.queries_without_need.len()
+    );
+    for (text, effects) in &tally.queries_without_need {
+        println!("without need {effects}: {text}");
+    }
+    assert!(tally.statements > 0, "no statement in {directories:?}");
+    assert!(
+        tally.harmful.is_empty(),
+        "{} called harmless:\n{}",
+        tally.harmful.len(),
+        tally.harmful.join("\n")
+    );
+}
+
+fn files(directory: PathBuf) -> Vec<PathBuf> {
+    let entries =
+        std::fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+    let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "sql"));
+    files.sort();
+    files
+}
+
+fn check(text: &str, options: i32, tally: &mut Tally) {
+    let Ok(parsed) = pg_query::parse(text, options) else {
+        tally.not_sql += 1;
+        return;
+    };
+    let expected = tree::expect(&serde_json::to_value(&parsed.protobuf).unwrap());
+    let found = scan(text.as_bytes());
+    tally.statements += 1;
+    if found.effects.contains(Effects::OPAQUE) {
+        tally.opaque += 1;
+        tally.harmful.extend(found.read_only.then(|| format!("opaque, and only a read: {text}")));
+        return;
+    }
+    if !found.effects.contains(expected.effects) || (found.read_only && !expected.read_only) {
+        tally.harmful.push(format!("{found:?}, not {expected:?}: {text}"));
+    }
+    let name = expected.statement.as_deref().unwrap_or_default();
+    if named(&found.statement) != name {
+        tally.harmful.push(format!("{found:?} names it, not {name:?}: {text}"));
+    }
+    let calls = found.effects.contains(Effects::CALLS) && !expected.effects.contains(Effects::CALLS);
+    let more = found.effects != expected.effects | if calls { Effects::CALLS } else { Effects::NONE };
+    tally.calls_without_need += usize::from(calls);
+    tally.more_without_need += usize::from(more);
+    tally.queries += usize::from(expected.query);
+    if expected.query && (calls || more) {
+        tally.queries_without_need.insert(text.to_owned(), format!("{:?}", found.effects));
+    }
+    if expected.query && expected.read_only && !found.read_only && expected.effects.is_empty() {
+        tally.queries_without_need.insert(text.to_owned(), "not only a read".to_owned());
+    }
+}
+
+/// The statement as `tree::expect` writes it.
+fn named(statement: &Statement<'_>) -> String {
+    let name = |name: &[u8]| String::from_utf8_lossy(&name[..name.len().min(63)]).into_owned();
+    let target = |target: &sql::Target<'_>| match target {
+        sql::Target::All => "ALL".to_owned(),
+        sql::Target::One(one) => name(one),
+    };
+    match statement {
+        Statement::Set { name: n } => format!("set {}", name(n)),
+        Statement::Reset(t) => format!("reset {}", target(t)),
+        Statement::Prepare { name: n, .. } => format!("prepare {}", name(n)),
+        Statement::Execute { name: n } => format!("execute {}", name(n)),
+        Statement::Deallocate(t) => format!("deallocate {}", target(t)),
+        Statement::Listen(n) => format!("listen {}", name(n)),
+        Statement::Unlisten(t) => format!("unlisten {}", target(t)),
+        Statement::Notify(n) => format!("notify {}", name(n)),
+        Statement::DiscardAll => "discard ALL".to_owned(),
+        Statement::DropDatabase(n) => format!("drop database {}", name(n)),
+        Statement::Begin => "begin".to_owned(),
+        Statement::Commit => "commit".to_owned(),
+        Statement::Rollback => "rollback".to_owned(),
+        Statement::Empty | Statement::Several | Statement::Other => String::new(),
+    }
+}

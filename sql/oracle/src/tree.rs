@@ -1,0 +1,236 @@
+//! What a parse tree says that a text does: written from the grammar's side, and sharing nothing with the scanner but
+//! the list of harmless functions.
+
+use serde_json::Value;
+use sql::Effects;
+use std::collections::HashSet;
+use std::sync::LazyLock;
+
+#[derive(Debug)]
+pub(crate) struct Expected {
+    pub(crate) effects: Effects,
+    pub(crate) read_only: bool,
+    /// All statements are queries: `SELECT`, `INSERT`, `UPDATE`, `DELETE`, `MERGE`, `COPY`.
+    pub(crate) query: bool,
+    /// What kind of statement, and which name, if it is one alone that has one.
+    pub(crate) statement: Option<String>,
+}
+
+pub(crate) fn expect(parsed: &Value) -> Expected {
+    let statements = parsed["stmts"].as_array().unwrap();
+    let mut expected = Expected { effects: Effects::NONE, read_only: true, query: true, statement: None };
+    for statement in statements {
+        expected.statement(&statement["stmt"]["node"]);
+    }
+    if statements.len() != 1 {
+        expected.statement = None;
+    }
+    expected
+}
+
+impl Expected {
+    fn statement(&mut self, node: &Value) {
+        let Some((kind, body)) = node.as_object().and_then(|node| node.iter().next()) else { return };
+        let name = |field: &str| body[field].as_str().unwrap_or_default().to_owned();
+        let (mut effects, mut statement) = (Effects::NONE, None);
+        self.query &= matches!(
+            kind.as_str(),
+            "SelectStmt" | "InsertStmt" | "UpdateStmt" | "DeleteStmt" | "MergeStmt" | "CopyStmt"
+        );
+        if !matches!(kind.as_str(), "SelectStmt" | "VariableShowStmt" | "ExplainStmt") {
+            self.read_only = false;
+        }
+        match kind.as_str() {
+            "SelectStmt" | "InsertStmt" | "UpdateStmt" | "DeleteStmt" | "MergeStmt" | "CopyStmt" => {}
+            "VariableShowStmt" | "FetchStmt" | "LockStmt" | "TruncateStmt" | "VacuumStmt"
+            | "CheckPointStmt" | "ClusterStmt" | "ReindexStmt" | "ConstraintsSetStmt" => {}
+            "ExplainStmt" => self.statement(&body["query"]["node"]),
+            "VariableSetStmt" => {
+                let setting = name("name");
+                effects = match body["is_local"].as_bool() == Some(true) || setting.starts_with("TRANSACTION")
+                {
+                    true => Effects::LOCAL_SETTINGS,
+                    false => Effects::SETTINGS | setting_effects(&setting),
+                };
+                statement = match (effects, body["kind"].as_i64()) {
+                    (Effects::LOCAL_SETTINGS, _) | (_, Some(4)) => None,
+                    (_, Some(6)) => Some("reset ALL".to_owned()),
+                    (_, Some(5)) => Some(format!("reset {setting}")),
+                    _ => Some(format!("set {setting}")),
+                };
+            }
+            "TransactionStmt" => {
+                effects = Effects::TRANSACTION;
+                let chain = body["chain"].as_bool() == Some(true);
+                statement = match body["kind"].as_i64() {
+                    Some(1 | 2) => Some("begin".to_owned()),
+                    Some(3) if !chain => Some("commit".to_owned()),
+                    Some(4) if !chain => Some("rollback".to_owned()),
+                    _ => None,
+                };
+            }
+            "PrepareStmt" => {
+                self.statement(&body["query"]["node"]);
+                effects = Effects::PREPARED;
+                statement = Some(format!("prepare {}", name("name")));
+            }
+            "ExecuteStmt" => {
+                effects = Effects::EXECUTE;
+                statement = Some(format!("execute {}", name("name")));
+            }
+            "DeallocateStmt" => {
+                let all = body["isall"].as_bool() == Some(true);
+                effects = Effects::PREPARED | if all { Effects::DEALLOCATE_ALL } else { Effects::NONE };
+                statement = Some(format!("deallocate {}", if all { "ALL".to_owned() } else { name("name") }));
+            }
+            "DeclareCursorStmt" => {
+                self.statement(&body["query"]["node"]);
+                let hold = body["options"].as_i64().unwrap_or_default() & 0x20 != 0;
+                effects = if hold { Effects::HOLD_CURSOR } else { Effects::NONE };
+            }
+            "ClosePortalStmt" => effects = Effects::CLOSE_CURSOR,
+            "ListenStmt" => {
+                effects = Effects::LISTEN;
+                statement = Some(format!("listen {}", name("conditionname")));
+            }
+            "UnlistenStmt" => {
+                effects = Effects::LISTEN;
+                let channel = Some(name("conditionname")).filter(|channel| !channel.is_empty());
+                statement = Some(format!("unlisten {}", channel.unwrap_or("ALL".to_owned())));
+            }
+            "NotifyStmt" => {
+                effects = Effects::NOTIFY;
+                statement = Some(format!("notify {}", name("conditionname")));
+            }
+            "LoadStmt" => effects = Effects::LOAD,
+            "DiscardStmt" => (effects, statement) = discard(&body["target"]),
+            "CallStmt" | "DoStmt" | "RefreshMatViewStmt" => effects = Effects::CALLS,
+            "DropdbStmt" => {
+                effects = Effects::DDL | Effects::DATABASE | Effects::TEMP_GONE;
+                statement = Some(format!("drop database {}", name("dbname")));
+            }
+            "CreatedbStmt" => effects = Effects::DDL | Effects::DATABASE,
+            "AlterSystemStmt" | "AlterRoleSetStmt" | "AlterDatabaseSetStmt" => {
+                effects = Effects::DDL | Effects::DEFAULTS;
+            }
+            "CreateExtensionStmt" | "AlterExtensionStmt" => effects = Effects::DDL | Effects::CALLS,
+            "DropStmt"
+            | "DropRoleStmt"
+            | "DropOwnedStmt"
+            | "DropTableSpaceStmt"
+            | "DropSubscriptionStmt"
+            | "DropUserMappingStmt" => effects = Effects::DDL | Effects::TEMP_GONE,
+            "RenameStmt" if body["rename_type"] == serde_json::json!(OBJECT_DATABASE) => {
+                effects = Effects::DDL | Effects::DATABASE;
+            }
+            _ => {
+                effects = Effects::DDL;
+                if body["query"]["node"].get("ExecuteStmt").is_some() {
+                    effects |= Effects::EXECUTE;
+                }
+            }
+        }
+        if effects.contains(Effects::DDL)
+            && body.to_string().contains("\"pg_temp\"")
+            && !kind.starts_with("Drop")
+        {
+            effects |= Effects::TEMP;
+        }
+        self.effects |= effects;
+        self.statement = statement;
+        self.inside(body);
+    }
+
+    /// Whatever is anywhere in a statement.
+    fn inside(&mut self, value: &Value) {
+        match value {
+            Value::Array(values) => values.iter().for_each(|value| self.inside(value)),
+            Value::Object(fields) => {
+                for (field, value) in fields {
+                    match field.as_str() {
+                        "FuncCall" => self.call(value),
+                        "InsertStmt" | "UpdateStmt" | "DeleteStmt" | "MergeStmt" => self.read_only = false,
+                        "LockingClause" => self.read_only = false,
+                        "into_clause" if value.is_object() => {
+                            self.read_only = false;
+                            self.effects |= Effects::DDL;
+                            let schema = value["rel"]["schemaname"].as_str();
+                            if schema == Some("pg_temp") {
+                                self.effects |= Effects::TEMP;
+                            }
+                        }
+                        "relpersistence" if value == "t" => self.effects |= Effects::TEMP,
+                        _ => {}
+                    }
+                    self.inside(value);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn call(&mut self, call: &Value) {
+        let parts = call["funcname"].as_array().unwrap();
+        let parts: Vec<_> =
+            parts.iter().map(|part| part["node"]["String"]["sval"].as_str().unwrap()).collect();
+        let name = match parts.as_slice() {
+            [name] | ["pg_catalog" | "information_schema", name] => *name,
+            _ => "",
+        };
+        let effects = match name {
+            "set_config" => set_config(&call["args"]),
+            "nextval" | "setval" => Effects::SEQUENCE,
+            "currval" | "lastval" => Effects::SEQUENCE_READ,
+            "setseed" => Effects::SEED,
+            "pg_notify" => Effects::NOTIFY,
+            "pg_advisory_lock" | "pg_advisory_lock_shared" | "pg_try_advisory_lock" => Effects::LOCKS,
+            "pg_try_advisory_lock_shared" => Effects::LOCKS,
+            "pg_advisory_unlock" | "pg_advisory_unlock_shared" | "pg_advisory_unlock_all" => Effects::UNLOCKS,
+            _ if HARMLESS.contains(name) => Effects::NONE,
+            _ => Effects::CALLS,
+        };
+        if !effects.is_empty() || WRITING.contains(name) {
+            self.read_only = false;
+        }
+        self.effects |= effects;
+    }
+}
+
+fn set_config(args: &Value) -> Effects {
+    let constant = |i: usize, kind: &str, value: &str| args[i]["node"]["AConst"]["val"][kind][value].clone();
+    if constant(2, "Boolval", "boolval") == true {
+        return Effects::LOCAL_SETTINGS;
+    }
+    let name = constant(0, "Sval", "sval");
+    Effects::SETTINGS | name.as_str().map_or(Effects::ROLE, setting_effects)
+}
+
+fn setting_effects(name: &str) -> Effects {
+    match name.to_ascii_lowercase().as_str() {
+        "role" | "session_authorization" => Effects::ROLE,
+        "seed" => Effects::SEED,
+        _ => Effects::NONE,
+    }
+}
+
+fn discard(target: &Value) -> (Effects, Option<String>) {
+    match target.as_i64() {
+        Some(1) => {
+            let all = Effects::DISCARD_ALL | Effects::SETTINGS | Effects::ROLE | Effects::PREPARED;
+            let all =
+                all | Effects::DEALLOCATE_ALL | Effects::LISTEN | Effects::CLOSE_CURSOR | Effects::TEMP_GONE;
+            (all | Effects::UNLOCKS | Effects::SEQUENCE, Some("discard ALL".to_owned()))
+        }
+        Some(3) => (Effects::SEQUENCE, None),
+        Some(4) => (Effects::TEMP_GONE, None),
+        _ => (Effects::NONE, None),
+    }
+}
+
+/// In pg_query's `ObjectType`.
+const OBJECT_DATABASE: i64 = 10;
+
+static HARMLESS: LazyLock<HashSet<&str>> =
+    LazyLock::new(|| include_str!("../../functions.txt").lines().collect());
+static WRITING: LazyLock<HashSet<&str>> =
+    LazyLock::new(|| include_str!("../../writing.txt").lines().collect());
