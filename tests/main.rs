@@ -23,3 +23,4 @@ mod prepared;
 #[allow(dead_code)]
 mod probe;
 mod simple;
+mod state;

@@ -93,6 +93,15 @@ pub(crate) const KEYS: &[Key] = &[
         db.pool_mode = Some(users::pool_mode(v)?);
         Ok(())
     }),
+    key(
+        "session_state",
+        "`preserve`, `discard`",
+        "As the setting of that name. Not PgBouncer's.",
+        |db, v| {
+            db.session_state = Some(users::session_state(v)?);
+            Ok(())
+        },
+    ),
     key("query_wait_timeout", "seconds", "As the setting of that name; 0 or less: no limit.", |db, v| {
         db.query_wait_timeout = Some(users::time_limit(v)?);
         Ok(())
@@ -237,6 +246,7 @@ fn empty(name: &str) -> Database {
         min_pool_size: None,
         reserve_pool_size: None,
         pool_mode: None,
+        session_state: None,
         max_connections: None,
         max_client_connections: None,
         server_lifetime: None,

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use pooler::config::{PoolMode, User};
+use pooler::config::{PoolMode, SessionState, User};
 
 use crate::connstr;
 use crate::finding::{Place, Report, did_you_mean};
@@ -27,6 +27,15 @@ pub(crate) const KEYS: &[Key] = &[
         help: "Pool mode of the pools in which this is the server-side user.",
         set: |user, v| {
             user.pool_mode = Some(pool_mode(v)?);
+            Ok(())
+        },
+    },
+    Key {
+        name: "session_state",
+        value: "`preserve`, `discard`",
+        help: "As the setting of that name, for the pools in which this is the server-side user. Not PgBouncer's.",
+        set: |user, v| {
+            user.session_state = Some(session_state(v)?);
             Ok(())
         },
     },
@@ -134,6 +143,14 @@ pub(crate) fn pool_mode(text: &str) -> Result<PoolMode, &'static str> {
         .into_iter()
         .find(|mode| mode.as_str().eq_ignore_ascii_case(text))
         .ok_or("session, transaction or statement")
+}
+
+pub(crate) fn session_state(text: &str) -> Result<SessionState, &'static str> {
+    match text {
+        _ if text.eq_ignore_ascii_case("preserve") => Ok(SessionState::Preserve),
+        _ if text.eq_ignore_ascii_case("discard") => Ok(SessionState::Discard),
+        _ => Err("preserve or discard"),
+    }
 }
 
 /// A pool's size: negative inherits (`None`), 0 is no limit (`Some(None)`).

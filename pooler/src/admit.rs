@@ -289,6 +289,7 @@ impl Arrival {
             stream,
             input,
             params,
+            settings: client.pool.no_settings.clone(),
             replication,
             counted: (self.counted, client.counted),
             leave: self.leave,

@@ -14,6 +14,7 @@
 mod gather;
 mod link;
 mod relay;
+mod state;
 mod wait;
 
 use std::future::{Future, poll_fn};
@@ -39,6 +40,7 @@ use crate::params::ParamSet;
 use crate::pool::{Counting, Pool, RulesCache};
 use crate::prepared::ClientStatements;
 use crate::salvage;
+use crate::state::Settings;
 use crate::stats::Counters;
 use crate::unsent::Unsent;
 use crate::worker::{Leave, Local, Worker};
@@ -66,6 +68,8 @@ pub(crate) struct Session {
     statements: ClientStatements,
     /// The parameters this client wants.
     params: Arc<ParamSet>,
+    /// The other settings it has.
+    settings: Arc<Settings>,
     link: Option<Link>,
     /// `Terminate` came; what is owed is still passed on.
     leaving: bool,
@@ -85,6 +89,7 @@ pub(crate) struct Admitted {
     /// Bytes that came behind the login.
     pub(crate) input: Vec<u8>,
     pub(crate) params: Arc<ParamSet>,
+    pub(crate) settings: Arc<Settings>,
     pub(crate) replication: Option<Vec<(String, String)>>,
     pub(crate) counted: (Counting, [Counting; 2]),
     pub(crate) leave: Leave,
@@ -130,6 +135,7 @@ impl Session {
             unsent: Unsent::default(),
             statements: ClientStatements::default(),
             params: admitted.params,
+            settings: admitted.settings,
             link: None,
             leaving: false,
             farewell: None,

@@ -1,11 +1,13 @@
 //! Values of the tracked parameters, shared by everyone who has the same ones, so that "does this server have what
 //! this client wants" is a comparison of two pointers.
 
-use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use protocol::params::{Tracked, Values};
+
+use crate::intern::{Interner, hash_of};
 
 /// One distinct set of values.
 #[derive(Debug)]
@@ -13,6 +15,21 @@ pub(crate) struct ParamSet {
     values: Values,
     /// A server has accepted these values, so they can be set in front of a query without waiting for the answer.
     proven: AtomicBool,
+    meaning: u64,
+}
+
+impl PartialEq for ParamSet {
+    fn eq(&self, other: &ParamSet) -> bool {
+        self.values == other.values
+    }
+}
+
+impl Eq for ParamSet {}
+
+impl Hash for ParamSet {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.values.hash(state);
+    }
 }
 
 impl ParamSet {
@@ -24,46 +41,34 @@ impl ParamSet {
         self.proven.load(Relaxed)
     }
 
+    /// A number that is the same for the same values, `application_name` aside: prepared statements made under
+    /// different ones may mean different things.
+    pub(crate) fn meaning(&self) -> u64 {
+        self.meaning
+    }
+
     pub(crate) fn application_name(&self) -> Option<&str> {
         self.values.get(Tracked::APPLICATION_NAME)
     }
 }
 
-/// Every set that is in use in a pool, by its values. What one database accepts another may refuse, so pools share none.
-/// Locked at logins and when a parameter changes, not on the way of a query.
+/// Every set that is in use in a pool. What one database accepts another may refuse, so pools share none.
 #[derive(Debug)]
 pub(crate) struct Params {
     tracked: Arc<Tracked>,
-    sets: Mutex<Sets>,
-}
-
-#[derive(Debug, Default)]
-struct Sets {
-    by_values: HashMap<Values, Weak<ParamSet>>,
-    /// Dead entries are swept when the map has grown to this many.
-    sweep_at: usize,
+    sets: Interner<ParamSet>,
 }
 
 impl Params {
     pub(crate) fn new(tracked: Arc<Tracked>) -> Params {
-        Params { tracked, sets: Mutex::default() }
+        Params { tracked, sets: Interner::default() }
     }
 
     /// The one set with these values. `proven`: they come from a server.
     pub(crate) fn intern(&self, values: Values, proven: bool) -> Arc<ParamSet> {
-        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
-        let set = match sets.by_values.get(&values).and_then(Weak::upgrade) {
-            Some(set) => set,
-            None => {
-                if sets.by_values.len() >= sets.sweep_at {
-                    sets.by_values.retain(|_, set| set.strong_count() > 0);
-                    sets.sweep_at = (sets.by_values.len() * 2).max(64);
-                }
-                let set = Arc::new(ParamSet { values: values.clone(), proven: AtomicBool::new(false) });
-                sets.by_values.insert(values, Arc::downgrade(&set));
-                set
-            }
-        };
+        let named = |index: &usize| *index != Tracked::APPLICATION_NAME;
+        let meaning = hash_of((0..self.tracked.names().len()).filter(named).map(|index| values.get(index)));
+        let set = self.sets.intern(ParamSet { values, proven: AtomicBool::new(false), meaning });
         if proven {
             set.proven.store(true, Relaxed);
         }
@@ -97,15 +102,5 @@ mod tests {
         assert!(Arc::ptr_eq(&a, &b) && a.is_proven());
         assert!(Arc::ptr_eq(&params.report(&a, "server_version", "15"), &a));
         assert!(Arc::ptr_eq(&params.report(&a, "TimeZone", "UTC"), &a));
-    }
-
-    #[test]
-    fn sets_nobody_uses_are_forgotten() {
-        let params = Params::new(Arc::new(Tracked::new(["x"])));
-        let none = params.intern(Values::none(&params.tracked), false);
-        for i in 0..1000 {
-            params.report(&none, "application_name", &i.to_string());
-        }
-        assert!(params.sets.lock().unwrap().by_values.len() <= 64);
     }
 }

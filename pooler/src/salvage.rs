@@ -29,7 +29,9 @@ pub(crate) async fn salvage(worker: Rc<Worker>, mut server: Box<Server>, cancels
     server.info.set_state(state);
     let cleaned = tokio::time::timeout(SALVAGE_TIMEOUT, clean(&mut server, cancels)).await;
     match cleaned {
-        Ok(Ok(())) if pool.rules.load().must_reset() => return server::reset(worker, server).await,
+        Ok(Ok(())) if server.is_used() || pool.rules.load().must_reset() => {
+            return server::reset(worker, server).await;
+        }
         Ok(Ok(())) => {
             if let Some(server) = server.into_idle() {
                 pool.give_back(worker.index, server);

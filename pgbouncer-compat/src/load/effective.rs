@@ -39,6 +39,7 @@ pub(super) fn config(
             reserve: settings.count("reserve_pool_size"),
         },
         pool_mode: users::pool_mode(settings.text("pool_mode")).unwrap_or(PoolMode::Session),
+        session_state: users::session_state(settings.text("session_state")).unwrap_or_default(),
         server: server_rules(settings),
         params: StartupParams {
             ignore: settings.list("ignore_startup_parameters"),

@@ -248,6 +248,12 @@ pub const SETTINGS: &[Setting] = &[
     mode("unix_socket_mode", "0777", "Permissions of the Unix socket's file.").at_start(),
     text("user", "Unix user to become after start.").unset().at_start(),
     int("verbose", "", "Detail in the log: 1 debug, 2 and more everything.").unset(),
+    choice(
+        "session_state",
+        "preserve",
+        &["preserve", "discard"],
+        "Whether settings and all else a session has follow a client between transactions. Not a setting of PgBouncer.",
+    ),
     int("workers", "0", "Threads that carry connections; 0: one a core. Not a setting of PgBouncer.")
         .range(0, 1024)
         .at_start(),

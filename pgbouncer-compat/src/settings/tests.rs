@@ -115,7 +115,10 @@ fn every_setting_of_pgbouncer_with_its_default() {
     for (ours, theirs) in ours.iter().zip(PGBOUNCER) {
         assert_eq!(ours, theirs);
     }
-    assert_eq!(ours[PGBOUNCER.len()..], [("workers", Some("0"), false)]);
+    assert_eq!(
+        ours[PGBOUNCER.len()..],
+        [("session_state", Some("preserve"), true), ("workers", Some("0"), false)]
+    );
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::config::PoolMode;
 use crate::net::Watch;
 use crate::salvage;
 use crate::server::{Server, ServerState};
+use crate::state::{self, Answer};
 use crate::unsent::Unsent;
 
 /// A server, while a client has it.
@@ -21,6 +22,10 @@ pub(super) struct Link {
     pub(super) watch: Watch,
     /// The client's parameters are being set, and nobody has seen a server accept them: its requests wait.
     pub(super) setting: bool,
+    /// The audit that is being answered.
+    pub(super) audit: Option<Answer>,
+    /// Settings with a dot in their name that the client has named.
+    pub(super) custom: Vec<String>,
     /// The next request depends on what the server answers to those before it.
     pub(super) stalled: bool,
     /// The server has said why it ends the session.
@@ -67,6 +72,8 @@ impl Session {
             unsent: Unsent::default(),
             watch: Watch::default(),
             setting: false,
+            audit: None,
+            custom: Vec::new(),
             stalled: false,
             fatal: false,
             deaf: false,
@@ -83,7 +90,9 @@ impl Session {
         self.counters().assignments.add(1);
         if self.replication.is_some() {
             self.adopt(link.server.params.clone()); // they were in its start-up packet; a walsender takes no SET
-        } else if !Arc::ptr_eq(&self.params, &link.server.params) {
+        } else if !Arc::ptr_eq(&self.params, &link.server.params)
+            || !Arc::ptr_eq(&self.settings, &link.server.settings)
+        {
             self.bring_parameters(&mut link);
         }
         self.link = Some(link);
@@ -94,14 +103,20 @@ impl Session {
     fn bring_parameters(&mut self, link: &mut Link) {
         let mut sql = String::new();
         let tracked = &self.worker.shared.tracked;
-        link.server.params.values().write_changes(self.params.values(), tracked, &mut sql);
+        let server = &mut link.server;
+        server.params.values().write_changes(self.params.values(), tracked, &mut sql);
+        let other_settings = !Arc::ptr_eq(&self.settings, &server.settings);
+        if other_settings {
+            state::write_changes(&server.settings, &self.settings, &mut sql);
+        }
         if sql.is_empty() {
-            self.adopt(link.server.params.clone());
+            self.adopt(server.params.clone());
             return;
         }
+        server.machine.on_sent(b'Q', Origin::Pooler, true);
         link.unsent.add(|out| message::query(out, &sql));
-        link.server.machine.on_sent(b'Q', Origin::Pooler, true);
-        link.setting = !self.params.is_proven();
+        // Without its settings (its role, say) a request must not run.
+        link.setting = other_settings || !self.params.is_proven();
         self.local.preparing.set(true);
     }
 
@@ -119,6 +134,7 @@ impl Session {
         let server = &link.server;
         let over = server.machine.idle().is_some() && server.is_between_messages();
         let over = over && link.unsent.is_empty() && !link.setting;
+        let over = over && link.audit.is_none() && server.pins.is_empty();
         if over && self.shares_servers() {
             self.release();
         }

@@ -11,6 +11,7 @@ use protocol::message::{self, TxStatus};
 use protocol::session::{Origin, Request, Route};
 
 use super::gather::Gather;
+use super::state::meaning;
 use super::{End, Session, Step};
 use crate::error::Refusal;
 use crate::prepared::{Counted, Exchange, LOOKED_AT, Verdict};
@@ -65,7 +66,10 @@ impl Session {
     /// Cuts messages off the front of `input`, up to `at`, and collects what goes to the server.
     fn take_messages(&mut self, input: &[u8], at: &mut usize, out: &mut Gather<'_>) -> Result<Flow, End> {
         let max_len = self.worker.max_packet_size.get();
-        let looked_into = if self.keeps_statements() { &LOOKED_INTO } else { &Whole::NONE };
+        let looked_into = match self.keeps_statements() || self.keeps_state() {
+            true => &LOOKED_INTO,
+            false => &Whole::NONE,
+        };
         loop {
             let cutter = self.cutter;
             let piece = match self.cutter.next(&input[*at..], looked_into, max_len) {
@@ -169,6 +173,7 @@ impl Session {
             self.request_begins(now); // it can be cancelled from now on
             return Ok(Flow::Wait(None));
         }
+        self.watch_state(tag, bytes, complete);
         let verdict = self.on_statement(tag, bytes, complete, input, out);
         let Some(link) = &mut self.link else { return Ok(Flow::Drop) };
         match verdict {
@@ -217,11 +222,12 @@ impl Session {
         }
         let mut front = self.worker.front.borrow_mut();
         front.clear();
+        let meaning = meaning(&self.settings, &self.params, server);
         let mut exchange = Exchange {
             client: &mut self.statements,
             server: &mut server.statements,
             machine: &mut server.machine,
-            meaning: 0,
+            meaning,
             limit,
             out: &mut front,
             counted: Counted::default(),
@@ -328,8 +334,13 @@ impl Session {
         };
         let worker = Rc::clone(&self.worker);
         let mut out = Outcome::new(&worker);
-        let received =
-            link.server.receive(input, max_len, &mut self.statements, |piece| out.add(input, piece));
+        let mut audit = link.audit.as_mut();
+        let received = link.server.receive(input, max_len, &mut self.statements, |piece| {
+            if let (Route::Swallow, Some(audit)) = (piece.route, &mut audit) {
+                audit.add(piece.bytes);
+            }
+            out.add(input, piece);
+        });
         let sent = match out.bytes.bytes(input) {
             [] => Ok(()),
             bytes => self.unsent.send(cx, &mut self.stream, bytes),
@@ -343,15 +354,22 @@ impl Session {
             End::Refused(Refusal::fatal(fault.text()))
         })?;
         link.server.carry = input[used..].to_vec();
-        if own_failed && self.local.preparing.get() {
+        if own_failed && link.audit.is_none() && self.local.preparing.get() {
             return Err(End::Refused(Refusal::fatal("invalid server parameter")));
         }
         sent.map_err(|_| End::Gone)?;
         if own_answered {
-            link.setting = false;
             self.local.preparing.set(false);
-            let params = link.server.params.clone();
-            self.adopt(params);
+            match link.audit.take() {
+                Some(answer) => self.on_audit(&answer, own_failed),
+                None => {
+                    if std::mem::take(&mut link.setting) {
+                        link.server.settings = self.settings.clone();
+                    }
+                    let params = link.server.params.clone();
+                    self.adopt(params);
+                }
+            }
         }
         if block && self.forbids_transactions() {
             let text = "transaction blocks not allowed in statement pooling mode";
@@ -385,13 +403,16 @@ impl Session {
         if self.leaving {
             return Err(End::Terminated);
         }
+        if self.begin_audit() {
+            return self.forward(cx, &[]);
+        }
         self.release_if_free();
         Ok(())
     }
 }
 
-/// Messages from a client that are looked into where prepared statements follow it.
-const LOOKED_INTO: Whole = Whole::new(b"PBDC", LOOKED_AT);
+/// Messages from a client that are looked into where its prepared statements and session state follow it.
+const LOOKED_INTO: Whole = Whole::new(b"QPBDC", LOOKED_AT);
 
 /// Time for what is still owed to a client that has said good-bye and closed.
 const FAREWELL: Duration = Duration::from_secs(1);

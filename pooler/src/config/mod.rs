@@ -12,7 +12,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use auth::{Auth, AuthMethod, Secret, Userlist};
-pub use pool::{CheckQuery, Database, Host, LoadBalance, PoolMode, PoolSizes, ServerRules, User};
+pub use pool::{
+    CheckQuery, Database, Host, LoadBalance, PoolMode, PoolSizes, ServerRules, SessionState, User,
+};
 pub use timeouts::Timeouts;
 
 /// Everything a running pooler needs to know. Shared as `Arc<Config>`; a reload replaces the whole value.
@@ -32,6 +34,8 @@ pub struct Config {
     pub sizes: PoolSizes,
     /// Pool mode where neither database nor user says otherwise.
     pub pool_mode: PoolMode,
+    /// What becomes of session state in transaction and statement mode where neither database nor user says otherwise.
+    pub session_state: SessionState,
     /// How server connections are kept, checked and retired.
     pub server: ServerRules,
     /// Start-up parameters of clients.

@@ -24,6 +24,16 @@ impl PoolMode {
     }
 }
 
+/// What becomes of a client's session state when it gives its server back between transactions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SessionState {
+    /// It follows the client; for what can't, the client keeps its server.
+    #[default]
+    Preserve,
+    /// It stays with the server, as with PgBouncer.
+    Discard,
+}
+
 /// How many server connections a pool may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolSizes {
@@ -60,6 +70,8 @@ pub struct Database {
     pub reserve_pool_size: Option<usize>,
     /// Pool mode.
     pub pool_mode: Option<PoolMode>,
+    /// `session_state`.
+    pub session_state: Option<SessionState>,
     /// Server connections of this database.
     pub max_connections: Option<NonZeroUsize>,
     /// Client connections of this database.
@@ -100,6 +112,8 @@ pub enum LoadBalance {
 pub struct User {
     /// Pool mode of this server-side user's pools.
     pub pool_mode: Option<PoolMode>,
+    /// `session_state` of this server-side user's pools.
+    pub session_state: Option<SessionState>,
     /// `pool_size`; `Some(None)` is no limit.
     pub pool_size: Option<Option<NonZeroUsize>>,
     /// `reserve_pool_size`.

@@ -35,10 +35,12 @@ pub(crate) use shard::{Shard, whom_to_serve};
 
 use crate::config::Config;
 use crate::error::Refusal;
+use crate::intern::Interner;
 use crate::params::{ParamSet, Params};
 use crate::prepared::Texts;
 use crate::server::{self, ConnectError, IdleServer, Server, ServerInfo, ServerState};
 use crate::shared::Shared;
+use crate::state::Settings;
 use crate::stats::{Counters, Periods, Totals};
 use crate::worker::{Order, Worker};
 
@@ -114,6 +116,9 @@ pub(crate) struct Pool {
     pub(crate) params: Params,
     /// What its clients have prepared.
     pub(crate) texts: Texts,
+    pub(crate) settings: Interner<Settings>,
+    /// Of a session that has changed none.
+    pub(crate) no_settings: Arc<Settings>,
     /// Keys that a client's SCRAM login disclosed, for logging in to the server with the same verifier.
     passed_through: Mutex<Option<Keys>>,
     pub(crate) periods: Periods,
@@ -130,6 +135,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Pool {
     fn new(shared: &Arc<Shared>, db: Arc<Db>, user: Arc<User>, rules: PoolRules) -> Pool {
         let workers = shared.worker_count();
+        let settings = Interner::default();
         Pool {
             shared: shared.clone(),
             db,
@@ -146,6 +152,8 @@ impl Pool {
             welcome: ArcSwap::from_pointee(None),
             params: Params::new(shared.tracked.clone()),
             texts: Texts::default(),
+            no_settings: settings.intern(Settings::default()),
+            settings,
             passed_through: Mutex::default(),
             periods: Periods::default(),
             cancelling: Arc::default(),

@@ -6,13 +6,14 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Cache};
 
 use super::Pool;
-use crate::config::{CheckQuery, Config, Database, PoolMode, ServerRules, User};
+use crate::config::{CheckQuery, Config, Database, PoolMode, ServerRules, SessionState, User};
 
 /// The settings of one pool, after database, user and global ones were weighed. The server-side user wins over the
 /// database, the database over the global setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PoolRules {
     pub(crate) mode: PoolMode,
+    pub(crate) session_state: SessionState,
     /// Server connections; `None` is no limit.
     pub(crate) size: Option<usize>,
     pub(crate) min: usize,
@@ -31,6 +32,10 @@ impl PoolRules {
         let size = size.map(NonZeroUsize::get);
         PoolRules {
             mode: user.and_then(|u| u.pool_mode).or(db.pool_mode).unwrap_or(config.pool_mode),
+            session_state: user
+                .and_then(|u| u.session_state)
+                .or(db.session_state)
+                .unwrap_or(config.session_state),
             size,
             // Without a size PgBouncer keeps no minimum.
             min: size.map_or(0, |s| db.min_pool_size.unwrap_or(config.sizes.min).min(s)),
@@ -44,6 +49,11 @@ impl PoolRules {
             max_user: user.and_then(|u| u.max_connections).or(config.limits.max_user_connections),
             server: config.server.clone(),
         }
+    }
+
+    /// Session state follows clients from server to server.
+    pub(crate) fn preserves(&self) -> bool {
+        self.mode != PoolMode::Session && self.session_state == SessionState::Preserve
     }
 
     /// Servers with the reserve.

@@ -2,7 +2,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::text::Statement;
+use sql::Effects;
+
+use super::split_name;
+use super::text::{Statement, query_of};
 
 /// A statement under a client's name.
 #[derive(Debug, Clone)]
@@ -25,6 +28,18 @@ static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
 impl ClientStatements {
     pub(crate) fn get(&self, name: &[u8]) -> Option<&Known> {
         self.named.get(name)
+    }
+
+    /// Query and effects of the statement that a `Bind` with this body names, if it is one of these.
+    pub(crate) fn bound(&self, bind: &[u8]) -> Option<(&[u8], Effects)> {
+        let (_, rest) = split_name(bind)?;
+        let (name, _) = split_name(rest)?;
+        if name.is_empty() {
+            let (_, text) = self.unnamed.as_ref()?;
+            return Some((query_of(text), sql::scan(query_of(text)).effects));
+        }
+        let statement = &self.named.get(name)?.statement;
+        Some((statement.query(), statement.effects))
     }
 
     pub(super) fn get_mut(&mut self, name: &[u8]) -> Option<&mut Known> {

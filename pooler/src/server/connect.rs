@@ -27,6 +27,7 @@ use crate::net::{Conversation, Stream, sockopt};
 use crate::pool::{Permit, Pool, Welcome};
 use crate::prepared::ServerStatements;
 use crate::secrets::random;
+use crate::state::Pins;
 use crate::worker::Worker;
 
 /// Longest message a server may send before it is ready, in bytes, and most parameters it may report.
@@ -163,6 +164,9 @@ async fn open(
         carry,
         params,
         statements: ServerStatements::default(),
+        settings: pool.no_settings.clone(),
+        suspect: sql::Effects::NONE,
+        pins: Pins::default(),
         info,
         home: worker.index,
         idle_since: 0,

@@ -12,16 +12,18 @@ use protocol::error_fields::ErrorFields;
 use protocol::frame::{Cutter, HEADER_LEN, Piece, Whole};
 use protocol::message::{self, TxStatus};
 use protocol::session::{Invented, Route, ServerMachine, Violation};
+use sql::Effects;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub(crate) use connect::{ConnectError, connect, dial};
 pub(crate) use own::{OwnError, check, drain, reset, send};
 
-use crate::config::Host;
+use crate::config::{Host, PoolMode};
 use crate::net::{Peer, Stream};
 use crate::params::ParamSet;
 use crate::pool::{Permit, Pool};
 use crate::prepared::{ClientStatements, ServerStatements};
+use crate::state::{Pins, Settings};
 
 /// Messages from a server that the pooler looks into. Their bodies are short, errors aside.
 pub(crate) const LOOKED_INTO: Whole = Whole::new(b"ZSEC", 64 << 10);
@@ -109,6 +111,12 @@ pub(crate) struct Server {
     pub(crate) carry: Vec<u8>,
     pub(crate) params: Arc<ParamSet>,
     pub(crate) statements: ServerStatements,
+    /// The settings that its session has, beyond those that are reported.
+    pub(crate) settings: Arc<Settings>,
+    /// What may have been done to its session since that was last known.
+    pub(crate) suspect: Effects,
+    /// What ties its session to the client.
+    pub(crate) pins: Pins,
     pub(crate) info: Arc<ServerInfo>,
     /// The worker whose event loop watches the stream.
     home: usize,
@@ -133,6 +141,7 @@ impl Server {
     pub(crate) fn into_idle(mut self: Box<Self>) -> Option<IdleServer> {
         let clean =
             self.machine.idle().is_some() && self.is_between_messages() && !self.statements.has_strays();
+        let clean = clean && self.suspect.is_empty() && self.pins.is_empty();
         if !clean || self.info.replication {
             self.reason = "client disconnect while server was not ready";
             return None;
@@ -142,6 +151,20 @@ impl Server {
         self.info.client.store(0, Relaxed);
         self.info.set_state(ServerState::Idle);
         Some(IdleServer(self))
+    }
+
+    /// Something that only a reset takes away may be left of its client.
+    pub(crate) fn is_used(&self) -> bool {
+        let settings = self.pool.rules.load().mode == PoolMode::Session && !self.settings.values().is_empty();
+        settings || !self.suspect.is_empty() || !self.pins.is_empty() || self.statements.has_strays()
+    }
+
+    /// Its session was reset.
+    pub(crate) fn renewed(&mut self) {
+        self.settings = self.pool.no_settings.clone();
+        self.suspect = Effects::NONE;
+        self.pins = if self.pins.contains(Pins::LIBRARY) { Pins::LIBRARY } else { Pins::default() };
+        self.statements = ServerStatements::default();
     }
 
     /// Makes this thread's event loop watch the stream.

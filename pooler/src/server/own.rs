@@ -14,6 +14,7 @@ use super::{IdleServer, Server, ServerState};
 use crate::config::CheckQuery;
 use crate::pool::Counting;
 use crate::prepared::ClientStatements;
+use crate::state::Pins;
 use crate::worker::Worker;
 
 /// Why a request of the pooler's own did not succeed.
@@ -129,12 +130,13 @@ pub(crate) async fn check(worker: Rc<Worker>, server: IdleServer, counting: Coun
     pool.pump(&worker);
 }
 
-/// Runs the reset query on a server that a client has left, then gives it back to its pool.
+/// Resets the session of a server that a client has left, then gives it back to its pool: by the reset query, or, where
+/// the session must be as new, by what makes it so.
 pub(crate) async fn reset(worker: Rc<Worker>, mut server: Box<Server>) {
     let pool = server.pool().clone();
     server.info.set_state(ServerState::Tested);
-    let sql = pool.rules.load().server.reset_query.clone();
-    match run(&mut server, &sql).await {
+    match run_reset(&mut server).await {
+        Ok(()) if server.pins.contains(Pins::LIBRARY) => server.close("a client has loaded a library"),
         Ok(()) => hand_back(&worker, server),
         Err(error) => {
             tracing::warn!(peer = %server.info.peer(&pool), "reset query failed: {error}");
@@ -142,6 +144,18 @@ pub(crate) async fn reset(worker: Rc<Worker>, mut server: Box<Server>) {
         }
     }
     pool.pump(&worker);
+}
+
+async fn run_reset(server: &mut Server) -> Result<(), OwnError> {
+    const EVERYTHING: &str = "DISCARD ALL";
+    let rules = server.pool().rules.load_full();
+    let query = if rules.must_reset() { &rules.server.reset_query } else { "" };
+    let discards = query.trim_end_matches([';', ' ']).eq_ignore_ascii_case(EVERYTHING);
+    if discards || server.is_used() {
+        run(server, EVERYTHING).await?;
+        server.renewed();
+    }
+    if discards || query.is_empty() { Ok(()) } else { run(server, query).await }
 }
 
 fn hand_back(worker: &Worker, server: Box<Server>) {

@@ -1,0 +1,167 @@
+//! Session state: what a client's messages may do to it, and what the server says that there is.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use protocol::frame::HEADER_LEN;
+use protocol::message;
+use protocol::session::Origin;
+use sql::Effects;
+use tracing::info;
+
+use super::Session;
+use crate::params::ParamSet;
+use crate::server::Server;
+use crate::state::{self, Answer, Pins, Settings, audit_sql};
+
+/// More names than this are not asked for: no client needs so many, and a hostile one may send any.
+const MOST_CUSTOM: usize = 256;
+
+impl Session {
+    /// Session state follows this client from server to server.
+    pub(super) fn keeps_state(&mut self) -> bool {
+        self.replication.is_none() && self.rules.now().preserves()
+    }
+
+    /// Remembers what a message that goes to the server may do to the session.
+    pub(super) fn watch_state(&mut self, tag: u8, bytes: &[u8], complete: bool) {
+        if !matches!(tag, b'Q' | b'P' | b'B' | b'F') || !self.keeps_state() {
+            return;
+        }
+        let Some(link) = &mut self.link else { return };
+        let body = &bytes[HEADER_LEN..];
+        let (text, mut effects) = match tag {
+            b'Q' => (query_text(body), Effects::NONE),
+            b'P' => match split(body) {
+                Some((b"", rest)) => (query_text(rest), Effects::NONE),
+                _ => return, // counts when it is bound
+            },
+            b'B' => match self.statements.bound(body) {
+                Some(bound) => bound,
+                None => return,
+            },
+            _ => (&[][..], Effects::CALLS),
+        };
+        if tag != b'B' && !text.is_empty() {
+            effects = sql::scan(text).effects;
+        }
+        if !complete && tag != b'B' {
+            effects |= Effects::OPAQUE; // its end was not seen
+        }
+        link.server.suspect |= effects;
+        if !effects.intersects(Effects::SETTINGS.union(Effects::CALLS).union(Effects::OPAQUE)) {
+            return;
+        }
+        let mut note = |name: &[u8]| {
+            if let Ok(name) = std::str::from_utf8(name)
+                && link.custom.len() < MOST_CUSTOM
+                && !link.custom.iter().any(|known| known == name)
+            {
+                link.custom.push(name.to_owned());
+            }
+        };
+        sql::custom_settings(text).for_each(|name| note(&name));
+        if tag == b'B' {
+            dotted_values(body).for_each(note); // set_config($1, ...)
+        }
+    }
+
+    /// Asks the server what its session has, if the transaction that has just ended may have changed it.
+    pub(super) fn begin_audit(&mut self) -> bool {
+        let Some(link) = &mut self.link else { return false };
+        let server = &mut link.server;
+        if server.machine.idle().is_none() || server.suspect.is_empty() {
+            return false;
+        }
+        let effects = std::mem::take(&mut server.suspect);
+        if effects.contains(Effects::LOAD) {
+            server.pins.add(Pins::LIBRARY);
+        }
+        if !state::must_audit(effects, server.pins) {
+            return false;
+        }
+        let known = server.settings.values().keys().filter(|name| name.contains('.'));
+        let known = known.filter(|name| !link.custom.contains(name));
+        let sql = audit_sql(known.chain(&link.custom).map(String::as_str));
+        server.machine.on_sent(b'Q', Origin::Pooler, true);
+        link.unsent.add(|out| message::query(out, &sql));
+        link.audit = Some(Answer::default());
+        self.local.preparing.set(true);
+        true
+    }
+
+    /// What the server's session has is the client's.
+    pub(super) fn on_audit(&mut self, answer: &Answer, failed: bool) {
+        let Some(link) = &mut self.link else { return };
+        let server = &mut link.server;
+        let library = server.pins.contains(Pins::LIBRARY);
+        let before = server.pins;
+        match answer.read().filter(|_| !failed) {
+            Some(mut report) => {
+                report.settings.retain(|name, value| match name.as_str() {
+                    "role" => value != "none",
+                    "session_authorization" => *value != self.pool.user.name,
+                    name => {
+                        !name.starts_with("transaction_") && self.worker.shared.tracked.index(name).is_none()
+                    }
+                });
+                server.settings = self.pool.settings.intern(Settings::new(report.settings));
+                self.settings = server.settings.clone();
+                server.pins = report.pins;
+            }
+            None => {
+                server.suspect |= Effects::OPAQUE; // the next transaction is audited again
+                server.pins = Pins::UNKNOWN;
+            }
+        }
+        if library {
+            server.pins.add(Pins::LIBRARY);
+        }
+        if before.is_empty() && !server.pins.is_empty() {
+            let reasons: Vec<_> = server.pins.names().collect();
+            info!(peer = %self.local.info.peer(), "keeps its server: {}", reasons.join(", "));
+        }
+    }
+}
+
+/// Under what a statement that is parsed now is known. While settings may have changed it is known under none.
+pub(super) fn meaning(settings: &Settings, params: &ParamSet, server: &Server) -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    match state::unsettles(server.suspect) {
+        true => NEXT.fetch_add(1, Relaxed) | 1 << 63,
+        false => (settings.meaning() ^ params.meaning()) >> 1,
+    }
+}
+
+fn query_text(body: &[u8]) -> &[u8] {
+    body.split(|&byte| byte == 0).next().unwrap_or_default()
+}
+
+fn split(body: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = body.iter().position(|&byte| byte == 0)?;
+    Some((&body[..end], &body[end + 1..]))
+}
+
+/// Values in a `Bind` that may be the name of a setting with a dot in it.
+fn dotted_values(body: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = after_formats(body).unwrap_or_default();
+    std::iter::from_fn(move || {
+        let (length, values) = rest.split_first_chunk()?;
+        let length = i32::from_be_bytes(*length).max(0) as usize;
+        let (value, behind) = values.split_at_checked(length)?;
+        rest = behind;
+        Some(value)
+    })
+    .filter(|value| {
+        let name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | b'.');
+        value.len() <= 128 && value.contains(&b'.') && value.iter().all(name)
+    })
+}
+
+/// The values of a `Bind`: portal, statement, formats, their number, then these.
+fn after_formats(body: &[u8]) -> Option<&[u8]> {
+    let (_, rest) = split(body)?;
+    let (_, rest) = split(rest)?;
+    let (formats, rest) = rest.split_first_chunk()?;
+    let rest = rest.get(usize::from(u16::from_be_bytes(*formats)) * 2..)?;
+    rest.get(2..)
+}

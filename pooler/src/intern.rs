@@ -1,0 +1,63 @@
+//! One copy of equal values, for whoever has them.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// Shares equal values for as long as somebody has them. Locked when a value is made, not on the way of a query.
+#[derive(Debug)]
+pub(crate) struct Interner<T>(Mutex<Kept<T>>);
+
+#[derive(Debug)]
+struct Kept<T> {
+    values: HashSet<Arc<T>>,
+    /// Those that nobody has any more are swept when there are this many.
+    sweep_at: usize,
+}
+
+impl<T> Default for Interner<T> {
+    fn default() -> Self {
+        Interner(Mutex::new(Kept { values: HashSet::new(), sweep_at: 0 }))
+    }
+}
+
+impl<T: Eq + Hash> Interner<T> {
+    /// The one value that equals this one.
+    pub(crate) fn intern(&self, value: T) -> Arc<T> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = kept.values.get(&value) {
+            return found.clone();
+        }
+        if kept.values.len() >= kept.sweep_at {
+            kept.values.retain(|value| Arc::strong_count(value) > 1);
+            kept.sweep_at = (kept.values.len() * 2).max(64);
+        }
+        let value = Arc::new(value);
+        kept.values.insert(value.clone());
+        value
+    }
+}
+
+/// One number for equal sequences, different from run to run.
+pub(crate) fn hash_of<T: Hash>(values: impl IntoIterator<Item = T>) -> u64 {
+    static KEYS: OnceLock<RandomState> = OnceLock::new();
+    let mut hasher = KEYS.get_or_init(RandomState::new).build_hasher();
+    values.into_iter().for_each(|value| value.hash(&mut hasher));
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_values_are_one_and_go_with_their_last_owner() {
+        let interner = Interner::default();
+        let kept = interner.intern(0);
+        assert!(Arc::ptr_eq(&kept, &interner.intern(0)));
+        (1..1000).for_each(|value| drop(interner.intern(value)));
+        let count = interner.0.lock().unwrap().values.len();
+        assert!(count <= 65, "{count} are kept");
+        assert!(Arc::ptr_eq(&kept, &interner.intern(0)));
+    }
+}

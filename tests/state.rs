@@ -1,0 +1,155 @@
+//! Session state in transaction mode: it follows its client from server to server, nobody else sees it, and for what
+//! can't follow the client keeps its server as long as it exists. (Bugs 24 to 39 of other poolers.)
+
+use support::frontend::*;
+use support::oracle::{Oracle, Script, Way};
+use support::pooler::{Pooler, PoolerBuilder};
+
+use crate::common::{pooler, prepared_database};
+
+/// PostgreSQL, and poolers whose clients meet every state of a server: one connection shared by all clients, a fresh
+/// connection for each transaction, two connections used in turn.
+struct Ways {
+    oracle: Oracle,
+    _poolers: Vec<Pooler>,
+}
+
+fn ways(setup: &str) -> Ways {
+    type Configure = fn(PoolerBuilder) -> PoolerBuilder;
+    let configurations: [Configure; 3] = [
+        |builder| builder.setting("default_pool_size", 1),
+        |builder| builder.setting("default_pool_size", 1).setting("server_lifetime", 0),
+        |builder| builder.setting("default_pool_size", 2).setting("server_round_robin", 1),
+    ];
+    let direct = prepared_database("direct", setup);
+    let (mut pooled, mut poolers) = (Vec::new(), Vec::new());
+    for configure in configurations {
+        let database = prepared_database("state", setup);
+        let pooler = configure(pooler()).database(&database, "").start();
+        pooled.push(Way { target: pooler.target(database.name()), database });
+        poolers.push(pooler);
+    }
+    Ways {
+        oracle: Oracle { direct: Way { target: direct.target(), database: direct }, pooled },
+        _poolers: poolers,
+    }
+}
+
+fn check(setup: &str, script: &Script) {
+    ways(setup).oracle.check(script);
+}
+
+/// What every client can see of its session.
+const SEES: &str = "select current_setting('search_path'), current_setting('work_mem'), current_setting('statement_timeout'), \
+                    current_setting('TimeZone'), nullif(current_setting('app.user_id', true), ''), current_user, session_user = current_user";
+
+/// Every client looks at what it has, other clients in between.
+fn everyone_looks(mut script: Script, clients: usize) -> Script {
+    for client in (0..clients).chain((0..clients).rev()) {
+        script = script.on(client).query(SEES);
+    }
+    script.on(0)
+}
+
+/// Each way to change a setting, in and out of transactions that commit or do not. (Rows 24 to 27, 30.)
+#[test]
+fn settings_follow_their_client() {
+    let changes = [
+        "set search_path = a, \"b c\"",
+        "set work_mem = '7MB'",
+        "select set_config('app.user_id', '42', false)",
+        "set app.user_id = 'it''s'",
+        "begin; set work_mem = '8MB'; commit",
+        "begin; set work_mem = '9MB'; rollback",
+        "set statement_timeout = '17s'; set timezone = 'Asia/Tokyo'",
+        "do $$ begin perform set_config('work_mem', '10MB', false); end $$",
+        "set local work_mem = '11MB'",
+        "reset work_mem",
+        "set search_path = ''",
+        "reset all",
+        "set time zone 'Europe/Rome'",
+        "set session characteristics as transaction read only",
+        "set default_transaction_read_only = off",
+        "discard all",
+        "set search_path to default",
+    ];
+    let mut script = everyone_looks(Script::new(), 2);
+    for change in changes {
+        script = everyone_looks(script.query(change), 2);
+    }
+    check("", &script);
+}
+
+#[test]
+fn settings_in_transactions_and_savepoints() {
+    let steps = [
+        "begin",
+        "set work_mem = '7MB'",
+        "savepoint s",
+        "set work_mem = '8MB'",
+        "set app.user_id = '8'",
+        "rollback to s",
+        "set local statement_timeout = '3s'",
+        "commit",
+        "begin",
+        "set work_mem = '12MB'",
+        "select 1/0",
+        "rollback",
+        "begin",
+        "reset work_mem",
+        "rollback",
+    ];
+    let mut script = Script::new();
+    for step in steps {
+        script = script.query(step).query(SEES);
+    }
+    check("", &everyone_looks(script, 3));
+}
+
+/// In the extended protocol, with the name and the value bound.
+#[test]
+fn settings_through_bound_arguments() {
+    let call = |statement: &str, values: &[Option<&str>]| {
+        [bind("", statement, values), execute("", 0), sync()].concat()
+    };
+    let script = Script::new().send([parse("s", "select set_config($1, $2, false)", &[]), sync()]).ready(1);
+    let script = script.send([call("s", &[Some("app.user_id"), Some("7")])]).ready(1);
+    let script = everyone_looks(script, 2).send([call("s", &[Some("work_mem"), Some("7MB")])]).ready(1);
+    let script =
+        everyone_looks(script, 2).send([parse("", "set search_path = x", &[]), call("", &[])]).ready(1);
+    check("", &everyone_looks(script, 2));
+}
+
+/// Rows 34 to 36, and what else stays on its server: others never see it, and its client always does.
+#[test]
+fn what_cannot_move_keeps_its_server() {
+    let steps = [
+        "create temp table mine (id int)",
+        "insert into mine values (1), (2)",
+        "select * from mine",
+        "drop table mine",
+        "select pg_advisory_lock(7)",
+        "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()",
+        "select pg_advisory_unlock(7)",
+        "begin",
+        "declare c cursor with hold for select generate_series(1, 5)",
+        "commit",
+        "fetch 2 from c",
+        "fetch 2 from c",
+        "close c",
+        "prepare p (int) as select $1 + 1",
+        "execute p(1)",
+        "deallocate p",
+        "begin; create temp table gone (id int) on commit drop; commit",
+        "do $$ begin create temp table inside (id int); perform pg_advisory_lock(8); end $$",
+        "select * from inside",
+        "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()",
+        "discard all",
+        "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()",
+    ];
+    let mut script = Script::new();
+    for step in steps {
+        script = script.query(step);
+    }
+    check("", &script);
+}
