@@ -1,0 +1,141 @@
+//! Single statements with their names, and the custom settings of a text.
+
+use pgferry_sql::{Effects, Statement, Target, custom_settings, scan};
+
+fn one(name: &str) -> Target<'_> {
+    Target::One(name.as_bytes().into())
+}
+
+fn bytes(name: &str) -> std::borrow::Cow<'_, [u8]> {
+    name.as_bytes().into()
+}
+
+#[test]
+fn a_single_statement_is_named() {
+    let cases = [
+        ("SET search_path TO x", Statement::Set { name: bytes("search_path") }),
+        ("/* x */ set Session \"My\".App . Id = 1 ;", Statement::Set { name: bytes("My.app.id") }),
+        ("SET app.user_id = 1", Statement::Set { name: bytes("app.user_id") }),
+        ("SET TIME ZONE DEFAULT", Statement::Set { name: bytes("timezone") }),
+        ("SET NAMES 'utf8'", Statement::Set { name: bytes("client_encoding") }),
+        ("SET SESSION AUTHORIZATION x", Statement::Set { name: bytes("session_authorization") }),
+        ("SET local TO 1", Statement::Set { name: bytes("local") }),
+        ("SET LOCAL a = 1", Statement::Other),
+        ("RESET ALL", Statement::Reset(Target::All)),
+        ("RESET a.b", Statement::Reset(one("a.b"))),
+        ("RESET TIME ZONE", Statement::Reset(one("timezone"))),
+        (
+            "PREPARE P1 (int, numeric(1,2)) AS SELECT $1 ;",
+            Statement::Prepare { name: bytes("p1"), types: b"int, numeric(1,2)", body: b"SELECT $1 " },
+        ),
+        (
+            "PREPARE \"a\"\"b\" AS select 1",
+            Statement::Prepare { name: bytes("a\"b"), types: b"", body: b"select 1" },
+        ),
+        ("EXECUTE p", Statement::Execute { name: bytes("p") }),
+        ("EXECUTE P(1, ';')", Statement::Execute { name: bytes("p") }),
+        ("DEALLOCATE PREPARE p", Statement::Deallocate(one("p"))),
+        ("DEALLOCATE prepare", Statement::Deallocate(one("prepare"))),
+        ("DEALLOCATE ALL", Statement::Deallocate(Target::All)),
+        ("DEALLOCATE \"all\"", Statement::Deallocate(one("all"))),
+        ("LISTEN Ch", Statement::Listen(bytes("ch"))),
+        ("UNLISTEN \"Ch\"", Statement::Unlisten(one("Ch"))),
+        ("UNLISTEN *", Statement::Unlisten(Target::All)),
+        ("NOTIFY c, 'x'", Statement::Notify(bytes("c"))),
+        ("DISCARD ALL", Statement::DiscardAll),
+        ("DROP DATABASE IF EXISTS d (FORCE)", Statement::DropDatabase(bytes("d"))),
+        ("drop database D;;", Statement::DropDatabase(bytes("d"))),
+        ("BEGIN", Statement::Begin),
+        ("start transaction isolation level serializable", Statement::Begin),
+        ("COMMIT WORK", Statement::Commit),
+        ("END", Statement::Commit),
+        ("ABORT", Statement::Rollback),
+        ("ROLLBACK TO SAVEPOINT a", Statement::Other),
+        ("ROLLBACK WORK TO a", Statement::Other),
+        ("COMMIT AND CHAIN", Statement::Other),
+        ("COMMIT PREPARED 'x'", Statement::Other),
+        ("EXPLAIN EXECUTE p", Statement::Other),
+        ("SELECT 1", Statement::Other),
+        ("BEGIN; COMMIT", Statement::Several),
+        ("--", Statement::Empty),
+    ];
+    for (text, statement) in cases {
+        assert_eq!(scan(text.as_bytes()).statement, statement, "{text}");
+    }
+}
+
+/// `name` is visible behind the string if that ends where PostgreSQL ends it.
+#[test]
+fn strings_and_comments_end_where_they_do_in_postgresql() {
+    let seen = |text: &str| scan(text.as_bytes()).effects;
+    for string in [
+        "'a''b'",
+        "''",
+        "'a\\\\'",
+        "E'a\\'b'",
+        "e'\\\\'",
+        "E'a''\\''",
+        "U&'\\0061'",
+        "x'1F'",
+        "B'01'",
+        "n'x'",
+        "$$'$$",
+        "$a$ $$ $b$ $a$",
+        "$_1$;'$_1$",
+        "$1",
+        "1.5e-3",
+        ".5",
+        "0x1F",
+        "1_000",
+        "\"a\"\"b\"",
+        "-- '\n1",
+        "/* ' /* */ ' */ 1",
+        "1/**/",
+        "'a'\n'b'",
+        "E'a'\n'\\'b'",
+        "\"--\"",
+        "'/*'",
+        "a$b",
+        "1$$x$$",
+        "\u{e9}",
+        "'\u{e9}'",
+        "$\u{61}$\u{e9}$a$",
+        "x[1:2]",
+        "@-1",
+    ] {
+        assert_eq!(seen(&format!("SELECT {string}, setseed(1)")), Effects::SEED, "{string}");
+    }
+    for ambiguous in
+        ["'a\\'", "'\\' '", "'a\\''b'", "'\u{e9}\\\\' '", "E'\u{e9}\\n'", "$\u{e9}$ $\u{e9}$", "\\", "{", "$"]
+    {
+        let effects = seen(&format!("SELECT {ambiguous}, setseed(1)"));
+        assert!(effects.contains(Effects::OPAQUE), "{ambiguous}");
+    }
+}
+
+#[test]
+fn custom_settings_are_found_wherever_they_are_named() {
+    let text = r#"
+        SET app.user_id = '1'; SET LOCAL App."Tenant" TO 2; SET SESSION x.y.z = 3; SET work_mem = '1MB';
+        SELECT set_config('app.role', $1, true), current_setting('app.lang', true), lower('no.setting');
+        RESET app.a; SHOW app.b; SET local = 1;
+        DO $body$ BEGIN PERFORM pg_catalog.set_config('in.body', $$a.b$$, false); SET in.other = 1; END $body$;
+        CREATE FUNCTION f() RETURNS text LANGUAGE sql AS $$ SELECT current_setting('in.function') $$;
+        SELECT set_config('doubled.''quote', '', false)"#;
+    let found: Vec<_> =
+        custom_settings(text.as_bytes()).map(|name| String::from_utf8_lossy(&name).into_owned()).collect();
+    let expected = [
+        "app.user_id",
+        "app.Tenant",
+        "x.y.z",
+        "app.role",
+        "app.lang",
+        "app.a",
+        "app.b",
+        "in.body",
+        "in.other",
+        "in.function",
+        "doubled.'quote",
+    ];
+    assert_eq!(found, expected);
+}
