@@ -44,6 +44,7 @@ pub(crate) fn scan(text: &[u8]) -> Scan<'_> {
         return Scan { effects: rules.effects, read_only: false, statement: Statement::Other };
     }
     let mut statement = Statement::Empty;
+    let mut statements = 0;
     loop {
         let first = rules.lexer.next();
         match first.kind {
@@ -52,7 +53,8 @@ pub(crate) fn scan(text: &[u8]) -> Scan<'_> {
             _ => {}
         }
         let this = rules.statement(first);
-        statement = if statement == Statement::Empty { this } else { Statement::Several };
+        statement = if statements == 0 { this } else { Statement::Several };
+        statements += 1;
     }
     Scan { effects: rules.effects, read_only: rules.read_only, statement }
 }
@@ -108,7 +110,10 @@ impl<'a> Rules<'a> {
         }
         match verb {
             INSERT | UPDATE | DELETE | MERGE | COPY => return self.expressions(first),
-            BEGIN | START => return self.transaction(Statement::Begin),
+            BEGIN | START => {
+                self.effects |= Effects::TRANSACTION;
+                return self.rest(Statement::Begin);
+            }
             COMMIT | END => return self.transaction(Statement::Commit),
             ROLLBACK | ABORT => return self.transaction(Statement::Rollback),
             SAVEPOINT | RELEASE | PREPARE => self.effects |= Effects::TRANSACTION,
@@ -136,17 +141,17 @@ impl<'a> Rules<'a> {
         self.rest(Statement::Other)
     }
 
+    /// `COMMIT`, `ROLLBACK`: with their words that end no transaction, or begin the next.
     fn transaction(&mut self, statement: Statement<'a>) -> Statement<'a> {
         self.effects |= Effects::TRANSACTION;
-        if statement != Statement::Begin {
-            if matches!(self.word(self.lexer.peek()), WORK | TRANSACTION) {
-                self.lexer.next();
-            }
-            if matches!(self.word(self.lexer.peek()), PREPARED | TO | AND) {
-                return self.rest(Statement::Other);
-            }
+        let mut token = self.lexer.next();
+        if matches!(self.word(token), WORK | TRANSACTION) {
+            token = self.lexer.next();
         }
-        self.rest(statement)
+        match self.word(token) {
+            PREPARED | TO | AND => self.rest(Statement::Other),
+            _ => self.rest_from(token, statement),
+        }
     }
 
     /// To the first word of the statement that is explained.
@@ -215,10 +220,8 @@ impl<'a> Rules<'a> {
             SESSION if !self.assignment_follows() => token = self.lexer.next(),
             _ => {}
         }
-        match self.setting(token) {
-            Some(name) => self.rest(Statement::Set { name }),
-            None => self.rest(Statement::Other),
-        }
+        let statement = self.setting(token).map_or(Statement::Other, |name| Statement::Set { name });
+        self.rest_from(token, statement)
     }
 
     fn assignment_follows(&self) -> bool {
@@ -256,10 +259,8 @@ impl<'a> Rules<'a> {
             self.effects |= Effects::SETTINGS;
             return self.rest(Statement::Reset(Target::All));
         }
-        match self.setting(token) {
-            Some(name) => self.rest(Statement::Reset(Target::One(name))),
-            None => self.rest(Statement::Other),
-        }
+        let target = self.setting(token).map(Target::One);
+        self.rest_from(token, target.map_or(Statement::Other, Statement::Reset))
     }
 
     fn execute(&mut self) -> Statement<'a> {
@@ -337,7 +338,9 @@ impl<'a> Rules<'a> {
         self.effects |= Effects::DATABASE;
         if self.word(self.lexer.peek()) == IF {
             self.lexer.next();
-            self.lexer.next();
+            if self.word(self.lexer.peek()) == EXISTS {
+                self.lexer.next();
+            }
         }
         let statement = self.name().map_or(Statement::Other, Statement::DropDatabase);
         self.rest(statement)
