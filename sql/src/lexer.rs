@@ -38,12 +38,30 @@ pub(crate) enum Kind {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Token {
     pub(crate) kind: Kind,
-    pub(crate) start: usize,
-    pub(crate) end: usize,
+    /// 32 bits: tokens are copied a lot, and no message is longer.
+    start: u32,
+    end: u32,
 }
 
 impl Token {
     pub(crate) const NONE: Self = Self { kind: Kind::End, start: 0, end: 0 };
+
+    fn new(kind: Kind, start: usize, end: usize) -> Self {
+        Self { kind, start: start as u32, end: end as u32 }
+    }
+
+    /// The same place, seen as something else.
+    pub(crate) fn taken_for(self, kind: Kind) -> Self {
+        Self { kind, ..self }
+    }
+
+    pub(crate) fn start(self) -> usize {
+        self.start as usize
+    }
+
+    pub(crate) fn end(self) -> usize {
+        self.end as usize
+    }
 
     pub(crate) fn is_name(self) -> bool {
         matches!(self.kind, Kind::Word | Kind::Quoted)
@@ -66,7 +84,7 @@ impl<'a> Lexer<'a> {
 
     /// The bytes of a token of this text.
     pub(crate) fn bytes(&self, token: Token) -> &'a [u8] {
-        self.text.get(token.start..token.end).unwrap_or_default()
+        self.text.get(token.start()..token.end()).unwrap_or_default()
     }
 
     /// What is between two places of this text.
@@ -84,7 +102,7 @@ impl<'a> Lexer<'a> {
         let class = loop {
             let Some(&byte) = self.text.get(start) else {
                 self.at = start;
-                return Token { kind: Kind::End, start, end: start };
+                return Token::new(Kind::End, start, start);
             };
             match CLASS[usize::from(byte)] {
                 Class::Space => start += 1,
@@ -128,7 +146,7 @@ impl<'a> Lexer<'a> {
     fn token(&mut self, kind: Kind, start: usize, end: usize) -> Token {
         // Nothing can be read behind what was not understood.
         self.at = if kind == Kind::Bad { self.text.len() } else { end };
-        Token { kind, start, end }
+        Token::new(kind, start, end)
     }
 
     /// The byte there, or NUL (which no text of PostgreSQL's can contain) behind the end.
@@ -141,6 +159,23 @@ impl<'a> Lexer<'a> {
         from + rest.iter().position(|&b| !belongs(b)).unwrap_or(rest.len())
     }
 
+    /// Where the byte is next, or the end; eight bytes at a time.
+    fn find(&self, byte: u8, from: usize) -> usize {
+        const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
+        const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
+        let mut at = from;
+        while let Some(chunk) = self.text.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+            let zero_where_found = u64::from_le_bytes(*chunk) ^ (ONES * u64::from(byte));
+            let found = zero_where_found.wrapping_sub(ONES) & !zero_where_found & HIGH;
+            if found != 0 {
+                return at + found.trailing_zeros() as usize / 8;
+            }
+            at += 8;
+        }
+        self.run(at, |b| b != byte)
+    }
+
+    #[inline]
     fn word(&mut self, start: usize) -> Token {
         let end = self.run(start + 1, |b| IN_WORD[usize::from(b)]);
         if end == start + 1 && matches!(self.byte(end), b'\'' | b'&') {
@@ -158,7 +193,7 @@ impl<'a> Lexer<'a> {
     /// Behind the quote that closes what is open at `from`; a doubled one does not.
     fn closing(&self, mut from: usize, quote: u8) -> Option<usize> {
         loop {
-            let end = self.run(from, |b| b != quote);
+            let end = self.find(quote, from);
             if end >= self.text.len() {
                 return None;
             }
@@ -174,7 +209,7 @@ impl<'a> Lexer<'a> {
     fn plain_string(&mut self, kind: Kind, start: usize, first: usize) -> Token {
         let mut from = first;
         loop {
-            let quote = self.run(from, |b| b != b'\'');
+            let quote = self.find(b'\'', from);
             if quote >= self.text.len() {
                 return self.token(Kind::Bad, start, start);
             }
@@ -220,7 +255,7 @@ impl<'a> Lexer<'a> {
         let tag = self.between(start, tag_end + 1);
         let mut at = tag_end + 1;
         loop {
-            at = self.run(at, |b| b != b'$');
+            at = self.find(b'$', at);
             let rest = self.text.get(at..).unwrap_or_default();
             if rest.is_empty() {
                 return self.token(Kind::Bad, start, start);

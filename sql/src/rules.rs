@@ -39,7 +39,7 @@ words! {
 pub(crate) fn scan(text: &[u8]) -> Scan<'_> {
     let mut rules =
         Rules { lexer: Lexer::new(text), effects: Effects::NONE, read_only: true, end: Token::NONE };
-    if text.contains(&0) {
+    if text.contains(&0) || u32::try_from(text.len()).is_err() {
         rules.opaque();
         return Scan { effects: rules.effects, read_only: false, statement: Statement::Other };
     }
@@ -88,7 +88,7 @@ impl<'a> Rules<'a> {
                     return match outer {
                         None => statement,
                         Some((Statement::Prepare { name, types, .. }, start)) => {
-                            let body = self.lexer.between(start, self.end.start);
+                            let body = self.lexer.between(start, self.end.start());
                             Statement::Prepare { name, types, body }
                         }
                         Some((holder, _)) => holder,
@@ -96,7 +96,7 @@ impl<'a> Rules<'a> {
                 }
             };
             first = body;
-            outer.get_or_insert((holder, first.start));
+            outer.get_or_insert((holder, first.start()));
         }
     }
 
@@ -175,19 +175,16 @@ impl<'a> Rules<'a> {
     fn prepare(&mut self) -> (Statement<'a>, Token) {
         let Some(name) = self.name() else { return (Statement::Other, self.lexer.next()) };
         let mut token = self.lexer.next();
-        let mut types = token;
+        let mut types: &[u8] = &[];
         if token.kind == Kind::Open {
-            types.start = token.end;
             self.parentheses();
-            types.end = self.end.start;
+            types = self.lexer.between(token.end(), self.end.start());
             token = self.lexer.next();
         }
         if self.word(token) != AS {
             return (Statement::Other, token);
         }
-        let types = if types.start < types.end && types.end < token.start { types } else { Token::NONE };
-        let statement = Statement::Prepare { name, types: self.lexer.bytes(types), body: &[] };
-        (statement, self.lexer.next())
+        (Statement::Prepare { name, types, body: &[] }, self.lexer.next())
     }
 
     /// `DECLARE name ... CURSOR ... FOR`, to the first word of its query.
@@ -271,7 +268,7 @@ impl<'a> Rules<'a> {
         }
         let name = self.lexer.name(token);
         // The arguments are expressions; seen from behind the name, their parenthesis opens no call.
-        self.expressions(Token { kind: Kind::Operator, ..token });
+        self.expressions(token.taken_for(Kind::Operator));
         Statement::Execute { name }
     }
 
@@ -479,7 +476,7 @@ impl<'a> Rules<'a> {
                 _ => {}
             }
             seen.before_last = seen.last.kind;
-            seen.last = Token { kind, ..token };
+            seen.last = token.taken_for(kind);
         }
     }
 
@@ -727,7 +724,7 @@ pub(crate) fn dotted<'a>(lexer: &mut Lexer<'a>, token: Token) -> Name<'a> {
             break;
         }
         lexer.next();
-        let whole = lexer.between(token.start, part.end);
+        let whole = lexer.between(token.start(), part.end());
         let part = lexer.name(part);
         // Borrowed as long as nothing is folded and no blank is between.
         if name.len() + 1 + part.len() == whole.len()

@@ -10,7 +10,9 @@ use crate::words::pack;
 /// has to know them. Some may be no settings at all (`UPDATE t SET a.b`), and the same may come several times. Not
 /// seen: names that are computed or bound, and those in bodies in plain quotes.
 pub fn custom_settings(text: &[u8]) -> CustomSettings<'_> {
-    CustomSettings { lexers: vec![Lexer::new(text)] }
+    // Tokens have places of 32 bits; no message is longer.
+    let lexers = if u32::try_from(text.len()).is_ok() { vec![Lexer::new(text)] } else { Vec::new() };
+    CustomSettings { lexers }
 }
 
 /// See [`custom_settings`].

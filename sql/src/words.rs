@@ -1,17 +1,20 @@
 //! Sets of words, hashed by the compiler.
 
-/// Words of at most 16 ASCII letters as a number, to be matched on; anything longer is 0. Letters are folded.
+/// A word of at most 16 bytes as a number, to be matched on; 0 for a longer one. Letters are folded by the one bit that
+/// makes them small; no other two bytes of identifiers become the same by it, save some beyond ASCII.
 pub(crate) const fn pack(word: &[u8]) -> u128 {
-    if word.len() > 16 {
-        return 0;
+    if word.len() > 16 { 0 } else { prefix(word) }
+}
+
+/// The same of the first 16 bytes.
+const fn prefix(word: &[u8]) -> u128 {
+    let mut bytes = [0; 16];
+    if word.len() < 16 {
+        bytes.split_at_mut(16 - word.len()).1.copy_from_slice(word);
+    } else {
+        bytes.copy_from_slice(word.split_at(16).0);
     }
-    let mut packed = 0;
-    let mut i = 0;
-    while i < word.len() {
-        packed = packed << 8 | word[i].to_ascii_lowercase() as u128;
-        i += 1;
-    }
-    packed
+    u128::from_be_bytes(bytes) | 0x2020_2020_2020_2020_2020_2020_2020_2020
 }
 
 /// A set of words, looked up without regard to the case of ASCII letters. `SLOTS` is a power of two.
@@ -26,18 +29,15 @@ impl<const SLOTS: usize> Words<SLOTS> {
     pub(crate) const fn new(text: &'static [u8]) -> Self {
         let mut slots = [0; SLOTS];
         let mut start = 0;
-        let mut hash = HASH;
         let mut at = 0;
         while at < text.len() {
-            if text[at] > b' ' {
-                hash = step(hash, text[at]);
-            } else {
-                let mut slot = hash as usize % SLOTS;
+            if text[at] <= b' ' {
+                let mut slot = hash(text.split_at(at).0.split_at(start).1) % SLOTS;
                 while slots[slot] != 0 {
                     slot = (slot + 1) % SLOTS;
                 }
                 slots[slot] = (at as u32) << 8 | (at - start) as u32;
-                (start, hash) = (at + 1, HASH);
+                start = at + 1;
             }
             at += 1;
         }
@@ -46,8 +46,7 @@ impl<const SLOTS: usize> Words<SLOTS> {
 
     /// Whether the word is in the set.
     pub(crate) fn contains(&self, word: &[u8]) -> bool {
-        let hash = word.iter().fold(HASH, |hash, b| step(hash, b.to_ascii_lowercase()));
-        let mut slot = hash as usize % SLOTS;
+        let mut slot = hash(word) % SLOTS;
         loop {
             let entry = self.slots[slot];
             if entry == 0 {
@@ -62,10 +61,11 @@ impl<const SLOTS: usize> Words<SLOTS> {
     }
 }
 
-const HASH: u32 = 0x811c_9dc5;
-
-const fn step(hash: u32, byte: u8) -> u32 {
-    (hash ^ byte as u32).wrapping_mul(0x0100_0193)
+/// Of the length and the first 16 bytes: enough to tell most words apart, and no loop over them.
+const fn hash(word: &[u8]) -> usize {
+    let packed = prefix(word);
+    let mixed = (packed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (packed >> 64) as u64;
+    (mixed.wrapping_add(word.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize
 }
 
 /// Keywords behind which a parenthesis is no call: those that can't be the name of a function (reserved ones, and
