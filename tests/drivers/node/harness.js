@@ -86,6 +86,7 @@ async function run(Client) {
   const sent = barrier(clients)
   const live = async (number) => {
     const client = new Client(describe(number))
+    at.set(number, 'start')
     await client.open()
     await client.start()
     await started()

@@ -2,6 +2,7 @@
 
 import asyncio
 import faulthandler
+import logging
 import os
 import sys
 import threading
@@ -16,6 +17,8 @@ IDENTITY = """
            (select min(owner) from item), (select array_agg(owner) from secret)
 """
 MY_LOCKS = "select array_agg(objid::int) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"
+
+logging.disable(logging.WARNING)  # what a driver says of an error besides raising it
 
 
 class Me:
@@ -56,7 +59,8 @@ class Report:
         text = " ".join(str(error).split()) or repr(error)
         if not isinstance(error, AssertionError):
             where = traceback.extract_tb(error.__traceback__)
-            line = next((f.lineno for f in reversed(where) if f.filename == sys.argv[0]), "?")
+            program = os.path.abspath(sys.argv[0])
+            line = next((frame.lineno for frame in reversed(where) if frame.filename == program), "?")
             text = f"{type(error).__name__} at line {line}: {text}"
         with self.lock:
             self.failures.setdefault(group, []).append(f"client {number}: {text}")
