@@ -35,6 +35,18 @@ fn ways(setup: &str) -> Ways {
     }
 }
 
+/// Every client gives these at its login.
+fn ways_with(setup: &str, params: &[(&str, &str)]) -> Ways {
+    let mut ways = ways(setup);
+    let ways_in = ways.oracle.pooled.iter_mut().chain([&mut ways.oracle.direct]);
+    for way in ways_in {
+        for (name, value) in params {
+            way.target = way.target.clone().param(name, value);
+        }
+    }
+    ways
+}
+
 fn check(setup: &str, script: &Script) {
     ways(setup).oracle.check(script);
 }
@@ -152,4 +164,38 @@ fn what_cannot_move_keeps_its_server() {
         script = script.query(step);
     }
     check("", &script);
+}
+
+/// Settings of the start-up packet, reported or not, are where `RESET` returns to. (Row 29.)
+#[test]
+fn sessions_begin_as_their_clients_say() {
+    let params = [
+        ("options", "-c work_mem=5MB --app.user_id=start"),
+        ("search_path", "start, public"),
+        ("application_name", "begins"),
+        ("DateStyle", "German"),
+    ];
+    let dates = "select current_setting('application_name'), '2026-11-21'::date::text";
+    let mut script = everyone_looks(Script::new(), 2).query(dates);
+    let changes = [
+        "set work_mem = '7MB'",
+        "reset work_mem",
+        "begin; set search_path = other; commit",
+        "begin; reset search_path; commit",
+        "set app.user_id = 'changed'",
+        "set work_mem to default",
+        "reset app.user_id",
+        "set work_mem = '7MB'; set search_path = x",
+        "reset all",
+        "set search_path = x",
+        "discard all",
+    ];
+    for change in changes {
+        script = everyone_looks(script.query(change), 2).query(dates);
+    }
+    for step in ["begin", "set work_mem = '9MB'", "reset work_mem", SEES, "set search_path = y", "rollback"] {
+        script = script.query(step);
+    }
+    let ways = ways_with("", &params);
+    ways.oracle.check(&everyone_looks(script, 2));
 }

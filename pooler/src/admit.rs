@@ -18,15 +18,16 @@ use tracing::{info, warn};
 use crate::cancel;
 use crate::client::{Admitted, Session};
 use crate::clients::{CancelKey, NewClient};
-use crate::config::Config;
+use crate::config::{Config, Database, SessionState};
 use crate::console::{Rights, is_console};
 use crate::error::Refusal;
 use crate::lifecycle::Phase;
 use crate::listen::Accepted;
 use crate::net::{Conversation, Peer};
 use crate::params::ParamSet;
-use crate::pool::{Counting, Db, Grant, NotConfigured, Pool, User, Welcome};
+use crate::pool::{Counting, Db, Grant, NotConfigured, Pool, PoolRules, User, Welcome};
 use crate::shared::Shared;
+use crate::state::Settings;
 use crate::worker::{Leave, Local, Worker};
 
 use startup_params::ClientParams;
@@ -136,6 +137,12 @@ struct Authenticated {
     counted: [Counting; 2],
 }
 
+/// Whether session state follows clients of this database and login.
+fn preserves(config: &Config, db: &Database, login: &str) -> bool {
+    let user = config.users.get(db.user.as_deref().unwrap_or(login));
+    PoolRules::new(config, db, user).session_state == SessionState::Preserve
+}
+
 /// A client of the console that has proven who it is.
 pub(super) struct ConsoleClient {
     rights: Rights,
@@ -196,9 +203,10 @@ impl Arrival {
         startup: &Startup,
     ) -> Result<Authenticated, Denied> {
         let shared = self.worker.shared.clone();
-        let params = ClientParams::read(startup, config, &shared.tracked, self.remote)?;
         // Nothing is remembered of names that nobody has proven to be allowed to use.
         let spec = config.databases.get(startup.database()).or(config.fallback.as_ref());
+        let preserves = spec.is_none_or(|db| preserves(config, db, startup.user()));
+        let params = ClientParams::read(startup, config, &shared.tracked, self.remote, preserves)?;
         check_client_limits(&shared, config, startup)?;
         self.log_attempt(config, startup);
         let keys = auth::authenticate(self, config, startup, spec).await?;
@@ -261,6 +269,8 @@ impl Arrival {
         let shared = self.worker.shared.clone();
         let values = client.params.values.clone().or(welcome.defaults.values());
         let params = client.pool.params.intern(values, false);
+        let beginning = client.params.beginning(&shared.tracked).into();
+        let settings = client.pool.settings.intern(Settings::new(client.params.untracked));
         let info = shared.clients.add(NewClient {
             id: self.id,
             worker: self.worker.index,
@@ -289,7 +299,8 @@ impl Arrival {
             stream,
             input,
             params,
-            settings: client.pool.no_settings.clone(),
+            settings,
+            beginning,
             replication,
             counted: (self.counted, client.counted),
             leave: self.leave,

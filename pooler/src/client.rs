@@ -70,6 +70,8 @@ pub(crate) struct Session {
     params: Arc<ParamSet>,
     /// The other settings it has.
     settings: Arc<Settings>,
+    /// The settings in its start-up packet, to which `RESET` returns.
+    beginning: Box<[(String, String)]>,
     link: Option<Link>,
     /// `Terminate` came; what is owed is still passed on.
     leaving: bool,
@@ -90,6 +92,7 @@ pub(crate) struct Admitted {
     pub(crate) input: Vec<u8>,
     pub(crate) params: Arc<ParamSet>,
     pub(crate) settings: Arc<Settings>,
+    pub(crate) beginning: Box<[(String, String)]>,
     pub(crate) replication: Option<Vec<(String, String)>>,
     pub(crate) counted: (Counting, [Counting; 2]),
     pub(crate) leave: Leave,
@@ -136,6 +139,7 @@ impl Session {
             statements: ClientStatements::default(),
             params: admitted.params,
             settings: admitted.settings,
+            beginning: admitted.beginning,
             link: None,
             leaving: false,
             farewell: None,

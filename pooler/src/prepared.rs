@@ -80,6 +80,10 @@ impl Exchange<'_> {
     fn on_parse(&mut self, body: &[u8], complete: bool, texts: &Texts) -> Option<Verdict> {
         let (name, text) = split_name(body)?;
         if !complete {
+            if name.is_empty() {
+                self.client.close_unnamed();
+                self.server.unnamed = None;
+            }
             return Some(Verdict::Forward);
         }
         if name.is_empty() {

@@ -9,7 +9,7 @@ use sql::Effects;
 mod audit;
 mod settings;
 
-pub(crate) use audit::{Answer, audit_sql};
+pub(crate) use audit::{Answer, audit_sql, restore_sql};
 pub(crate) use settings::{Settings, write_changes};
 
 /// What may give a session something that it did not have.

@@ -39,7 +39,7 @@ impl Arrival {
         startup: &Startup,
     ) -> Result<ConsoleClient, Denied> {
         let tracked = &self.worker.shared.tracked;
-        let params = super::ClientParams::read(startup, config, tracked, self.remote)?.values;
+        let params = super::ClientParams::read(startup, config, tracked, self.remote, false)?.values;
         let rights = self.console_rights(config, startup).await?;
         Ok(ConsoleClient { rights, user: startup.user().to_owned(), params })
     }

@@ -1,5 +1,7 @@
 //! The parameters of a start-up packet.
 
+use std::collections::BTreeMap;
+
 use protocol::params::{Tracked, Values};
 use protocol::startup::{PROTOCOL_OPTION_PREFIX, Replication, Startup};
 
@@ -12,31 +14,40 @@ use crate::net::Peer;
 pub(super) struct ClientParams {
     /// Tracked parameters that it gave.
     pub(super) values: Values,
+    /// Settings that it gave and that are not tracked.
+    pub(super) untracked: BTreeMap<String, String>,
     /// For a replication client: what goes into the server's own start-up packet.
     pub(super) for_server: Vec<(String, String)>,
 }
 
 impl ClientParams {
-    /// Takes what is tracked, drops what is ignored, and refuses the rest.
+    /// Takes what is tracked, drops what is ignored, and takes the rest as well if session state is preserved, else
+    /// refuses it.
     pub(super) fn read(
         startup: &Startup,
         config: &Config,
         tracked: &Tracked,
         remote: Peer,
+        preserves: bool,
     ) -> Result<ClientParams, Refusal> {
         let replicates = startup.replication() != Replication::Off;
-        let mut params = ClientParams { values: Values::none(tracked), for_server: Vec::new() };
+        let mut params = ClientParams {
+            values: Values::none(tracked),
+            untracked: BTreeMap::new(),
+            for_server: Vec::new(),
+        };
         for (name, value) in &startup.params {
             match name.as_str() {
                 "user" | "database" => {}
                 "replication" if replicates => params.for_server.push((name.clone(), value.clone())),
                 "replication" => {}
                 "options" if replicates => params.for_server.push((name.clone(), value.clone())),
-                "options" => params.read_options(value, config, tracked)?,
+                "options" => params.read_options(value, config, tracked, preserves)?,
                 name if name.starts_with(PROTOCOL_OPTION_PREFIX) => {}
                 name => match tracked.index(name) {
                     Some(index) => params.values.set(index, value),
                     None if config.params.ignore.iter().any(|i| i == name) => {}
+                    None if preserves => drop(params.untracked.insert(name.to_lowercase(), value.clone())),
                     None => return Err(Refusal::fatal(format!("unsupported startup parameter: {name}"))),
                 },
             }
@@ -56,7 +67,21 @@ impl ClientParams {
         Ok(params)
     }
 
-    fn read_options(&mut self, text: &str, config: &Config, tracked: &Tracked) -> Result<(), Refusal> {
+    /// Everything that it gave, for a session that returns to its beginning.
+    pub(super) fn beginning(&self, tracked: &Tracked) -> Vec<(String, String)> {
+        let given =
+            tracked.names().enumerate().filter_map(|(index, name)| Some((name, self.values.get(index)?)));
+        let given = given.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        given.chain(self.untracked.clone()).collect()
+    }
+
+    fn read_options(
+        &mut self,
+        text: &str,
+        config: &Config,
+        tracked: &Tracked,
+        preserves: bool,
+    ) -> Result<(), Refusal> {
         const FORM: &str =
             "unsupported options startup parameter: only '-c config=val' and '--config=val' are allowed";
         let ignored = |name: &str| config.params.ignore.iter().any(|i| i == "options" || i == name);
@@ -73,6 +98,7 @@ impl ClientParams {
             match tracked.index(&name) {
                 Some(index) => self.values.set(index, value),
                 None if ignored(&name) => {}
+                None if preserves => drop(self.untracked.insert(name.to_lowercase(), value.to_owned())),
                 None => {
                     return Err(Refusal::fatal(format!("unsupported startup parameter in options: {name}")));
                 }

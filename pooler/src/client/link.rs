@@ -10,6 +10,7 @@ use super::{End, Session};
 use crate::clients::ClientState;
 use crate::config::PoolMode;
 use crate::net::Watch;
+use crate::params::ParamSet;
 use crate::salvage;
 use crate::server::{Server, ServerState};
 use crate::state::{self, Answer};
@@ -26,6 +27,11 @@ pub(super) struct Link {
     pub(super) audit: Option<Answer>,
     /// Settings with a dot in their name that the client has named.
     pub(super) custom: Vec<String>,
+    /// Settings may have been reset in the transaction at hand.
+    pub(super) may_reset: bool,
+    /// What the client knew of the reported parameters before it reset some: those of its start-up packet return to what
+    /// that said, and so it is told only when they have.
+    pub(super) told: Option<Arc<ParamSet>>,
     /// The next request depends on what the server answers to those before it.
     pub(super) stalled: bool,
     /// The server has said why it ends the session.
@@ -74,6 +80,8 @@ impl Session {
             setting: false,
             audit: None,
             custom: Vec::new(),
+            may_reset: false,
+            told: None,
             stalled: false,
             fatal: false,
             deaf: false,
@@ -113,7 +121,7 @@ impl Session {
             self.adopt(server.params.clone());
             return;
         }
-        server.machine.on_sent(b'Q', Origin::Pooler, true);
+        server.own_query(Origin::Pooler);
         link.unsent.add(|out| message::query(out, &sql));
         // Without its settings (its role, say) a request must not run.
         link.setting = other_settings || !self.params.is_proven();

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use protocol::frame::{HEADER_LEN, Piece, Whole};
 use protocol::message::{self, TxStatus};
+use protocol::params::Tracked;
 use protocol::session::{Origin, Request, Route};
 
 use super::gather::Gather;
@@ -15,6 +16,7 @@ use super::state::meaning;
 use super::{End, Session, Step};
 use crate::error::Refusal;
 use crate::prepared::{Counted, Exchange, LOOKED_AT, Verdict};
+use crate::server::Received;
 
 impl Session {
     // ---- from the client -------------------------------------------------------------------------------------
@@ -334,12 +336,16 @@ impl Session {
         };
         let worker = Rc::clone(&self.worker);
         let mut out = Outcome::new(&worker);
+        let held = link.told.is_some().then(|| &*worker.shared.tracked);
         let mut audit = link.audit.as_mut();
         let received = link.server.receive(input, max_len, &mut self.statements, |piece| {
             if let (Route::Swallow, Some(audit)) = (piece.route, &mut audit) {
                 audit.add(piece.bytes);
             }
-            out.add(input, piece);
+            match held.is_some_and(|tracked| reports(piece, tracked)) {
+                true => out.skip(piece),
+                false => out.add(input, piece),
+            }
         });
         let sent = match out.bytes.bytes(input) {
             [] => Ok(()),
@@ -360,7 +366,10 @@ impl Session {
         sent.map_err(|_| End::Gone)?;
         if own_answered {
             self.local.preparing.set(false);
-            match link.audit.take() {
+            let audit = link.audit.take();
+            self.tell_changes();
+            let Some(link) = &mut self.link else { return Ok(()) };
+            match audit {
                 Some(answer) => self.on_audit(&answer, own_failed),
                 None => {
                     if std::mem::take(&mut link.setting) {
@@ -386,7 +395,7 @@ impl Session {
             None => machine.needs_probe().then(String::new),
         };
         if let Some(sql) = own {
-            machine.on_sent(b'Q', Origin::Pooler, true);
+            link.server.own_query(Origin::Pooler);
             link.unsent.add(|out| message::query(out, &sql));
             return self.forward(cx, &[]);
         }
@@ -403,7 +412,7 @@ impl Session {
         if self.leaving {
             return Err(End::Terminated);
         }
-        if self.begin_audit() {
+        if self.begin_audit() || self.restore_in_transaction() {
             return self.forward(cx, &[]);
         }
         self.release_if_free();
@@ -434,6 +443,13 @@ thread_local! {
     );
 }
 
+/// Whether the server reports one of these parameters.
+fn reports(piece: &Received<'_>, tracked: &Tracked) -> bool {
+    let report = piece.bytes.get(HEADER_LEN..).filter(|_| piece.tag == Some(b'S'));
+    let report = report.and_then(message::read_parameter_status);
+    report.is_some_and(|(name, _)| tracked.index(&name).is_some())
+}
+
 /// What one read from the server came to.
 struct Outcome<'w> {
     /// For the client.
@@ -453,7 +469,11 @@ impl<'w> Outcome<'w> {
         Outcome { bytes, at: 0, fatal: false, own_answered: false, own_failed: false, block: false }
     }
 
-    fn add(&mut self, input: &[u8], piece: &crate::server::Received<'_>) {
+    fn skip(&mut self, piece: &Received<'_>) {
+        self.at += piece.bytes.len();
+    }
+
+    fn add(&mut self, input: &[u8], piece: &Received<'_>) {
         if piece.invented {
             self.bytes.insert(input, piece.bytes);
             return;

@@ -3,15 +3,15 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use protocol::frame::HEADER_LEN;
-use protocol::message;
+use protocol::message::{self, TxStatus};
 use protocol::session::Origin;
-use sql::Effects;
+use sql::{Effects, Statement};
 use tracing::info;
 
 use super::Session;
 use crate::params::ParamSet;
 use crate::server::Server;
-use crate::state::{self, Answer, Pins, Settings, audit_sql};
+use crate::state::{self, Answer, Pins, Settings, audit_sql, restore_sql};
 
 /// More names than this are not asked for: no client needs so many, and a hostile one may send any.
 const MOST_CUSTOM: usize = 256;
@@ -24,17 +24,15 @@ impl Session {
 
     /// Remembers what a message that goes to the server may do to the session.
     pub(super) fn watch_state(&mut self, tag: u8, bytes: &[u8], complete: bool) {
-        if !matches!(tag, b'Q' | b'P' | b'B' | b'F') || !self.keeps_state() {
+        // What is parsed counts when it is bound.
+        if !(matches!(tag, b'Q' | b'B' | b'F') || tag == b'P' && !complete) || !self.keeps_state() {
             return;
         }
         let Some(link) = &mut self.link else { return };
         let body = &bytes[HEADER_LEN..];
         let (text, mut effects) = match tag {
             b'Q' => (query_text(body), Effects::NONE),
-            b'P' => match split(body) {
-                Some((b"", rest)) => (query_text(rest), Effects::NONE),
-                _ => return, // counts when it is bound
-            },
+            b'P' => (&[][..], Effects::NONE),
             b'B' => match self.statements.bound(body) {
                 Some(bound) => bound,
                 None => return,
@@ -42,12 +40,19 @@ impl Session {
             _ => (&[][..], Effects::CALLS),
         };
         if tag != b'B' && !text.is_empty() {
-            effects = sql::scan(text).effects;
+            let scan = sql::scan(text);
+            effects = scan.effects;
+            if matches!(scan.statement, Statement::Reset(_) | Statement::DiscardAll)
+                && !self.beginning.is_empty()
+            {
+                link.told.get_or_insert_with(|| link.server.params.clone());
+            }
         }
         if !complete && tag != b'B' {
             effects |= Effects::OPAQUE; // its end was not seen
         }
         link.server.suspect |= effects;
+        link.may_reset |= effects.contains(Effects::SETTINGS) && !self.beginning.is_empty();
         if !effects.intersects(Effects::SETTINGS.union(Effects::CALLS).union(Effects::OPAQUE)) {
             return;
         }
@@ -73,6 +78,7 @@ impl Session {
             return false;
         }
         let effects = std::mem::take(&mut server.suspect);
+        link.may_reset = false;
         if effects.contains(Effects::LOAD) {
             server.pins.add(Pins::LIBRARY);
         }
@@ -81,12 +87,40 @@ impl Session {
         }
         let known = server.settings.values().keys().filter(|name| name.contains('.'));
         let known = known.filter(|name| !link.custom.contains(name));
-        let sql = audit_sql(known.chain(&link.custom).map(String::as_str));
-        server.machine.on_sent(b'Q', Origin::Pooler, true);
+        let mut sql = restore_sql(&self.beginning);
+        sql += &audit_sql(known.chain(&link.custom).map(String::as_str));
+        server.own_query(Origin::Aside);
         link.unsent.add(|out| message::query(out, &sql));
         link.audit = Some(Answer::default());
         self.local.preparing.set(true);
         true
+    }
+
+    /// Gives settings that were reset in a transaction the values of the client's start-up packet; behind its end the
+    /// audit does.
+    pub(super) fn restore_in_transaction(&mut self) -> bool {
+        let Some(link) = &mut self.link else { return false };
+        let server = &mut link.server;
+        if !link.may_reset || server.machine.status() != TxStatus::Open || server.machine.batch_is_open() {
+            return false;
+        }
+        link.may_reset = false;
+        server.own_query(Origin::Aside);
+        link.unsent.add(|out| message::query(out, &restore_sql(&self.beginning)));
+        self.local.preparing.set(true);
+        true
+    }
+
+    /// The settings that were reset have returned to the client's beginning: it is told of those that it does not know.
+    pub(super) fn tell_changes(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        let Some(told) = link.told.take() else { return };
+        for (index, name) in self.worker.shared.tracked.names().enumerate() {
+            let now = link.server.params.values().get(index);
+            if let Some(value) = now.filter(|_| now != told.values().get(index)) {
+                self.unsent.add(|out| message::parameter_status(out, name, value));
+            }
+        }
     }
 
     /// What the server's session has is the client's.

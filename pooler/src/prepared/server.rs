@@ -88,6 +88,11 @@ impl ServerStatements {
         self.unnamed = in_batch.then_some(SOMEBODYS);
     }
 
+    /// A simple query of the pooler's own ends the unnamed statement as well.
+    pub(crate) fn on_own_query(&mut self) {
+        self.unnamed = None;
+    }
+
     /// The oldest unsettled change has been confirmed.
     pub(crate) fn confirm(&mut self) {
         self.unsettled.pop_front();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use protocol::error_fields::ErrorFields;
 use protocol::frame::{Cutter, HEADER_LEN, Piece, Whole};
 use protocol::message::{self, TxStatus};
-use protocol::session::{Invented, Route, ServerMachine, Violation};
+use protocol::session::{Invented, Origin, Route, ServerMachine, Violation};
 use sql::Effects;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -151,6 +151,12 @@ impl Server {
         self.info.client.store(0, Relaxed);
         self.info.set_state(ServerState::Idle);
         Some(IdleServer(self))
+    }
+
+    /// A simple query of the pooler's own is sent.
+    pub(crate) fn own_query(&mut self, origin: Origin) {
+        self.machine.on_sent(b'Q', origin, true);
+        self.statements.on_own_query();
     }
 
     /// Something that only a reset takes away may be left of its client.

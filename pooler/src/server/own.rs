@@ -45,7 +45,7 @@ const OWN_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) async fn run(server: &mut Server, sql: &str) -> Result<(), OwnError> {
     let mut request = Vec::new();
     message::query(&mut request, sql);
-    server.machine.on_sent(b'Q', Origin::Pooler, true);
+    server.own_query(Origin::Pooler);
     send(server, &request).await?;
     drain(server).await
 }

@@ -31,6 +31,27 @@ pub(crate) fn audit_sql<'a>(custom: impl IntoIterator<Item = &'a str>) -> String
     sql
 }
 
+/// What returns settings that were reset to what the client's start-up packet said of them. A session that has one of its
+/// own was not reset: the pooler gives a server those of the packet by `SET`, too.
+pub(crate) fn restore_sql(beginning: &[(String, String)]) -> String {
+    let mut sql = String::new();
+    for (name, value) in beginning {
+        let (name, value) = (literal(name), literal(value));
+        let was_reset = match name.contains('.') {
+            true => format!(
+                "WHERE coalesce(pg_catalog.current_setting({name},true),'') OPERATOR(pg_catalog.=) ''"
+            ),
+            false => format!(
+                "FROM pg_catalog.pg_settings WHERE pg_catalog.lower(name) OPERATOR(pg_catalog.=) pg_catalog.lower({name}) \
+                 AND source OPERATOR(pg_catalog.<>) 'session' \
+                 AND pg_catalog.lower(setting) OPERATOR(pg_catalog.<>) pg_catalog.lower({value})"
+            ),
+        };
+        let _ = write!(sql, "SELECT 'r',pg_catalog.set_config({name},{value},false),'' {was_reset};");
+    }
+    sql
+}
+
 /// More than this in an answer is not read: the session has more than can be carried.
 const LONGEST: usize = 256 << 10;
 
@@ -76,7 +97,8 @@ impl Report {
         let (kind, name, value) = (columns.next()?, columns.next()?, columns.next()?);
         match kind?.as_str() {
             "s" => self.settings.extend(value.map(|value| (name.unwrap_or_default(), value))),
-            _ => self.pins.add(Pins(name?.parse().ok()?)),
+            "p" => self.pins.add(Pins(name?.parse().ok()?)),
+            _ => {}
         }
         Some(())
     }

@@ -13,6 +13,9 @@ pub enum Origin {
     Pooler,
     /// The pooler, in front of a client's message that needs it: replies are swallowed, but an error is the client's.
     InFront,
+    /// The pooler, for the client's session: as `Pooler`, but what is told aside (parameters, notifications) is the
+    /// client's to know.
+    Aside,
 }
 
 /// A reply that the pooler gives in the server's place, in its turn among the server's.
@@ -410,7 +413,7 @@ impl ServerMachine {
         }
         Ok(match front.origin {
             Origin::Client => Route::Forward,
-            Origin::Pooler | Origin::InFront => Route::Swallow,
+            Origin::Pooler | Origin::InFront | Origin::Aside => Route::Swallow,
         })
     }
 
@@ -430,7 +433,7 @@ impl ServerMachine {
     fn asynchronous(&self, tag: u8) -> Route {
         match self.owed.front() {
             Some(Owed { origin: Origin::Pooler, .. }) => Route::Swallow,
-            Some(Owed { origin: Origin::InFront, .. }) if tag == b'N' => Route::Swallow,
+            Some(Owed { origin: Origin::InFront | Origin::Aside, .. }) if tag == b'N' => Route::Swallow,
             _ => Route::Forward,
         }
     }
@@ -477,7 +480,7 @@ impl ServerMachine {
         }
         match front.origin {
             Origin::Client | Origin::InFront => Route::Forward,
-            Origin::Pooler => Route::OwnRequestFailed,
+            Origin::Pooler | Origin::Aside => Route::OwnRequestFailed,
         }
     }
 
