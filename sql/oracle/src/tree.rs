@@ -196,6 +196,22 @@ impl Expected {
     }
 }
 
+/// Where in the text functions are called by name and parentheses.
+pub(crate) fn calls(value: &Value, found: &mut Vec<usize>) {
+    match value {
+        Value::Array(values) => values.iter().for_each(|value| calls(value, found)),
+        Value::Object(fields) => {
+            for (field, value) in fields {
+                if field == "FuncCall" && value["funcformat"] == serde_json::json!(COERCE_EXPLICIT_CALL) {
+                    found.extend(value["location"].as_u64().map(|location| location as usize));
+                }
+                calls(value, found);
+            }
+        }
+        _ => {}
+    }
+}
+
 fn set_config(args: &Value) -> Effects {
     let constant = |i: usize, kind: &str, value: &str| args[i]["node"]["AConst"]["val"][kind][value].clone();
     if constant(2, "Boolval", "boolval") == true {
@@ -229,6 +245,9 @@ fn discard(target: &Value) -> (Effects, Option<String>) {
 
 /// In pg_query's `ObjectType`.
 const OBJECT_DATABASE: i64 = 10;
+
+/// In pg_query's `CoercionForm`.
+const COERCE_EXPLICIT_CALL: i64 = 1;
 
 static HARMLESS: LazyLock<HashSet<&str>> =
     LazyLock::new(|| include_str!("../../functions.txt").lines().collect());
