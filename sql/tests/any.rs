@@ -137,3 +137,52 @@ proptest! {
         prop_assert_eq!(scan(plain.as_bytes()).effects, scan(odd.as_bytes()).effects);
     }
 }
+
+/// So much of each would take minutes if the work were not in proportion to the text.
+#[test]
+fn the_work_is_linear_in_the_text() {
+    for piece in [
+        "(",
+        ")",
+        "'",
+        "\"",
+        "/*",
+        "$",
+        "$a$",
+        "$$",
+        "a.",
+        "set_config(",
+        "set_config('a',",
+        "with a as (",
+        "explain ",
+        "prepare a as ",
+        "declare a cursor for ",
+        "into ",
+        "\\",
+        "'\\\\''",
+        "E'\\'",
+        "create temp ",
+        "set ",
+        "current_setting('",
+        "do $a$",
+        "select 1;",
+        "lower(1),",
+        "u&",
+        "-",
+        "--\n",
+    ] {
+        for start in ["", "select ", "'", "$a$", "create table "] {
+            let text = [start, &piece.repeat(50_000 / piece.len())].concat();
+            scan(text.as_bytes());
+            custom_settings(text.as_bytes()).count();
+        }
+    }
+}
+
+#[test]
+fn what_is_nested_too_deep_is_opaque() {
+    let nested = |depth: usize| ["select ", &"set_config(".repeat(depth), &")".repeat(depth)].concat();
+    assert!(!scan(nested(60).as_bytes()).effects.contains(Effects::OPAQUE));
+    assert!(scan(nested(64).as_bytes()).effects.contains(Effects::OPAQUE));
+    assert!(scan(nested(10_000).as_bytes()).effects.contains(Effects::OPAQUE));
+}
