@@ -101,11 +101,7 @@ pub trait Client: Sized {
 }
 
 /// Fails unless the two are equal.
-pub fn expect<T: PartialEq<U>, U>(what: &str, got: T, wanted: U) -> Result<()>
-where
-    T: Debug,
-    U: Debug,
-{
+pub fn expect<T: PartialEq<U> + Debug, U: Debug>(what: &str, got: T, wanted: U) -> Result<()> {
     ensure!(got == wanted, "{what} is {got:?}, not {wanted:?}");
     Ok(())
 }
