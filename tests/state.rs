@@ -199,3 +199,16 @@ fn sessions_begin_as_their_clients_say() {
     let ways = ways_with("", &params);
     ways.oracle.check(&everyone_looks(script, 2));
 }
+
+#[test]
+fn sequences_are_asked_by_who_advanced_them() {
+    let setup = "create table t (id serial primary key, v text); create sequence s start 100";
+    let steps = ["insert into t (v) values ('x')", "select 1", "select currval('t_id_seq'), lastval()"];
+    let steps =
+        steps.into_iter().chain(["select nextval('s')", "select lastval()", "select currval('t_id_seq')"]);
+    let mut script = Script::new().query("select nextval('s')").query("select currval('s')");
+    for step in steps {
+        script = script.query(step);
+    }
+    check(setup, &script.query("discard all").query("select lastval()"));
+}

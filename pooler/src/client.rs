@@ -70,6 +70,8 @@ pub(crate) struct Session {
     params: Arc<ParamSet>,
     /// The other settings it has.
     settings: Arc<Settings>,
+    /// It has asked for `currval` or `lastval`.
+    reads_sequences: bool,
     /// The settings in its start-up packet, to which `RESET` returns.
     beginning: Box<[(String, String)]>,
     link: Option<Link>,
@@ -139,6 +141,7 @@ impl Session {
             statements: ClientStatements::default(),
             params: admitted.params,
             settings: admitted.settings,
+            reads_sequences: false,
             beginning: admitted.beginning,
             link: None,
             leaving: false,
@@ -193,6 +196,7 @@ impl Session {
         if let Some(refusal) = self.local.ended() {
             return Err(End::Refused(refusal));
         }
+        self.unpin_in_time();
         loop {
             let replied = self.relay_server(cx)?;
             let mut asked = false;

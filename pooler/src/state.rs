@@ -51,16 +51,19 @@ impl Pins {
     pub(crate) const LISTENS: Pins = Pins(16);
     /// A library was loaded, which nothing unloads.
     pub(crate) const LIBRARY: Pins = Pins(32);
+    /// `currval` and `lastval` have values, which no audit shows.
+    pub(crate) const SEQUENCES: Pins = Pins(128);
     /// It could not be found out what the session has.
     pub(crate) const UNKNOWN: Pins = Pins(64);
 
-    const NAMES: [(Pins, &'static str); 7] = [
+    const NAMES: [(Pins, &'static str); 8] = [
         (Pins::TEMPORARY, "temporary objects"),
         (Pins::LOCKS, "advisory locks"),
         (Pins::CURSORS, "cursors with hold"),
         (Pins::PREPARED, "prepared statements"),
         (Pins::LISTENS, "listen"),
         (Pins::LIBRARY, "loaded library"),
+        (Pins::SEQUENCES, "sequences"),
         (Pins::UNKNOWN, "unknown"),
     ];
 
@@ -70,6 +73,15 @@ impl Pins {
 
     pub(crate) fn contains(self, other: Pins) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    pub(crate) fn remove(&mut self, other: Pins) {
+        self.0 &= !other.0;
+    }
+
+    /// Those that an audit does not show.
+    pub(crate) fn unaudited(self) -> Pins {
+        Pins(self.0 & (Pins::LIBRARY.0 | Pins::SEQUENCES.0))
     }
 
     pub(crate) fn add(&mut self, other: Pins) {

@@ -85,6 +85,8 @@ pub(crate) struct Local {
     pub(crate) busy: Cell<bool>,
     /// A request of the pooler's own stands in front of it.
     pub(crate) preparing: Cell<bool>,
+    /// When it gives up a server that it keeps for a moment only, in microseconds; 0: it keeps none.
+    pub(crate) unpin_at: Cell<u64>,
     /// Cancel requests sent, or about to be, to the linked server.
     pub(crate) cancels: RefCell<Option<Rc<Cancels>>>,
 }
@@ -101,6 +103,7 @@ impl Local {
             long_wait: Cell::default(),
             busy: Cell::default(),
             preparing: Cell::default(),
+            unpin_at: Cell::default(),
             cancels: RefCell::default(),
         })
     }
@@ -144,6 +147,8 @@ pub(crate) struct Worker {
     /// Settings that are looked at for every message, as of the last tick.
     pub(crate) max_packet_size: Cell<u32>,
     pub(crate) refuse_simple_query: Cell<bool>,
+    /// Sessions that are to be woken at their `unpin_at`.
+    pub(crate) pinned: RefCell<Vec<Rc<Local>>>,
     /// When the session that runs now was woken, in microseconds of the process's clock.
     now: Cell<u64>,
     load: Arc<AtomicUsize>,
@@ -168,6 +173,13 @@ impl Worker {
     fn tick(self: &Rc<Self>) {
         let now = self.shared.clock.micros();
         self.note_settings();
+        self.pinned.borrow_mut().retain(|local| {
+            let over = local.unpin_at.get() <= now;
+            if over {
+                local.wake();
+            }
+            !over
+        });
         for pool in self.shared.registry.pools() {
             pool.tick(self, now);
         }
@@ -248,6 +260,7 @@ pub(crate) fn start(shared: Arc<Shared>, index: usize) -> io::Result<(WorkerHand
             max_packet_size: Cell::default(),
             refuse_simple_query: Cell::default(),
             now: Cell::default(),
+            pinned: RefCell::default(),
             load,
         });
         worker.note_settings();

@@ -29,6 +29,8 @@ pub(super) struct Link {
     pub(super) custom: Vec<String>,
     /// Settings may have been reset in the transaction at hand.
     pub(super) may_reset: bool,
+    /// The transaction at hand may have written.
+    pub(super) wrote: bool,
     /// What the client knew of the reported parameters before it reset some: those of its start-up packet return to what
     /// that said, and so it is told only when they have.
     pub(super) told: Option<Arc<ParamSet>>,
@@ -81,6 +83,7 @@ impl Session {
             audit: None,
             custom: Vec::new(),
             may_reset: false,
+            wrote: false,
             told: None,
             stalled: false,
             fatal: false,

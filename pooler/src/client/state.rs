@@ -13,6 +13,9 @@ use crate::params::ParamSet;
 use crate::server::Server;
 use crate::state::{self, Answer, Pins, Settings, audit_sql, restore_sql};
 
+/// How long (microseconds) a client that may have advanced a sequence keeps its server in case it asks for the value.
+const MAY_ASK: u64 = 1_000_000;
+
 /// More names than this are not asked for: no client needs so many, and a hostile one may send any.
 const MOST_CUSTOM: usize = 256;
 
@@ -30,18 +33,18 @@ impl Session {
         }
         let Some(link) = &mut self.link else { return };
         let body = &bytes[HEADER_LEN..];
-        let (text, mut effects) = match tag {
-            b'Q' => (query_text(body), Effects::NONE),
-            b'P' => (&[][..], Effects::NONE),
+        let (text, mut effects, mut read_only) = match tag {
+            b'Q' => (query_text(body), Effects::NONE, false),
+            b'P' => (&[][..], Effects::NONE, false),
             b'B' => match self.statements.bound(body) {
                 Some(bound) => bound,
                 None => return,
             },
-            _ => (&[][..], Effects::CALLS),
+            _ => (&[][..], Effects::CALLS, false),
         };
         if tag != b'B' && !text.is_empty() {
             let scan = sql::scan(text);
-            effects = scan.effects;
+            (effects, read_only) = (scan.effects, scan.read_only);
             if matches!(scan.statement, Statement::Reset(_) | Statement::DiscardAll)
                 && !self.beginning.is_empty()
             {
@@ -52,6 +55,7 @@ impl Session {
             effects |= Effects::OPAQUE; // its end was not seen
         }
         link.server.suspect |= effects;
+        link.wrote |= !read_only;
         link.may_reset |= effects.contains(Effects::SETTINGS) && !self.beginning.is_empty();
         if !effects.intersects(Effects::SETTINGS.union(Effects::CALLS).union(Effects::OPAQUE)) {
             return;
@@ -74,11 +78,15 @@ impl Session {
     pub(super) fn begin_audit(&mut self) -> bool {
         let Some(link) = &mut self.link else { return false };
         let server = &mut link.server;
-        if server.machine.idle().is_none() || server.suspect.is_empty() {
+        if server.machine.idle().is_none() {
             return false;
         }
         let effects = std::mem::take(&mut server.suspect);
+        let wrote = std::mem::take(&mut link.wrote);
         link.may_reset = false;
+        self.pin_sequences(effects, wrote);
+        let Some(link) = &mut self.link else { return false };
+        let server = &mut link.server;
         if effects.contains(Effects::LOAD) {
             server.pins.add(Pins::LIBRARY);
         }
@@ -94,6 +102,47 @@ impl Session {
         link.audit = Some(Answer::default());
         self.local.preparing.set(true);
         true
+    }
+
+    /// `currval` and `lastval` belong to the session in which a sequence was advanced, which an `INSERT` may do unseen.
+    /// Who asks for them keeps its server; who may ask keeps it for a moment.
+    fn pin_sequences(&mut self, effects: Effects, wrote: bool) {
+        let Some(link) = &mut self.link else { return };
+        if effects.contains(Effects::DISCARD_ALL) {
+            link.server.pins.remove(Pins::SEQUENCES);
+            self.local.unpin_at.set(0);
+            self.reads_sequences = false;
+            return;
+        }
+        if effects.contains(Effects::SEQUENCE_READ) {
+            self.reads_sequences = true;
+            self.pool.reads_sequences.store(true, Relaxed);
+        }
+        let advanced =
+            effects.contains(Effects::SEQUENCE) || wrote && self.pool.reads_sequences.load(Relaxed);
+        if self.reads_sequences {
+            link.server.pins.add(Pins::SEQUENCES);
+            self.local.unpin_at.set(0);
+        } else if advanced {
+            link.server.pins.add(Pins::SEQUENCES);
+            if self.local.unpin_at.replace(self.worker.now() + MAY_ASK) == 0 {
+                self.worker.pinned.borrow_mut().push(self.local.clone());
+            }
+        }
+    }
+
+    /// Gives the server back when the client has not asked for `currval` in time.
+    pub(super) fn unpin_in_time(&mut self) {
+        let at = self.local.unpin_at.get();
+        if at == 0 || self.worker.now() < at {
+            return;
+        }
+        self.local.unpin_at.set(0);
+        let Some(link) = &mut self.link else { return };
+        link.server.pins.remove(Pins::SEQUENCES);
+        if link.server.machine.owes_nothing() {
+            self.release_if_free();
+        }
     }
 
     /// Gives settings that were reset in a transaction the values of the client's start-up packet; behind its end the
@@ -127,7 +176,6 @@ impl Session {
     pub(super) fn on_audit(&mut self, answer: &Answer, failed: bool) {
         let Some(link) = &mut self.link else { return };
         let server = &mut link.server;
-        let library = server.pins.contains(Pins::LIBRARY);
         let before = server.pins;
         match answer.read().filter(|_| !failed) {
             Some(mut report) => {
@@ -147,9 +195,7 @@ impl Session {
                 server.pins = Pins::UNKNOWN;
             }
         }
-        if library {
-            server.pins.add(Pins::LIBRARY);
-        }
+        server.pins.add(before.unaudited());
         if before.is_empty() && !server.pins.is_empty() {
             let reasons: Vec<_> = server.pins.names().collect();
             info!(peer = %self.local.info.peer(), "keeps its server: {}", reasons.join(", "));

@@ -117,6 +117,8 @@ pub(crate) struct Pool {
     /// What its clients have prepared.
     pub(crate) texts: Texts,
     pub(crate) settings: Interner<Settings>,
+    /// Some client has asked for `currval` or `lastval`.
+    pub(crate) reads_sequences: AtomicBool,
     /// Of a session that has changed none.
     pub(crate) no_settings: Arc<Settings>,
     /// Keys that a client's SCRAM login disclosed, for logging in to the server with the same verifier.
@@ -152,6 +154,7 @@ impl Pool {
             welcome: ArcSwap::from_pointee(None),
             params: Params::new(shared.tracked.clone()),
             texts: Texts::default(),
+            reads_sequences: AtomicBool::new(false),
             no_settings: settings.intern(Settings::default()),
             settings,
             passed_through: Mutex::default(),

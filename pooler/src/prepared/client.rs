@@ -30,16 +30,19 @@ impl ClientStatements {
         self.named.get(name)
     }
 
-    /// Query and effects of the statement that a `Bind` with this body names, if it is one of these.
-    pub(crate) fn bound(&self, bind: &[u8]) -> Option<(&[u8], Effects)> {
+    /// Query and effects of the statement that a `Bind` with this body names, and whether it only reads, if it is one
+    /// of these.
+    pub(crate) fn bound(&self, bind: &[u8]) -> Option<(&[u8], Effects, bool)> {
         let (_, rest) = split_name(bind)?;
         let (name, _) = split_name(rest)?;
         if name.is_empty() {
             let (_, text) = self.unnamed.as_ref()?;
-            return Some((query_of(text), sql::scan(query_of(text)).effects));
+            let query = query_of(text);
+            let scan = sql::scan(query);
+            return Some((query, scan.effects, scan.read_only));
         }
         let statement = &self.named.get(name)?.statement;
-        Some((statement.query(), statement.effects))
+        Some((statement.query(), statement.effects, statement.read_only))
     }
 
     pub(super) fn get_mut(&mut self, name: &[u8]) -> Option<&mut Known> {

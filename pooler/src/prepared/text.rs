@@ -14,6 +14,8 @@ pub(crate) struct Statement {
     pub(crate) text: Box<[u8]>,
     /// What it may do to a session when it runs.
     pub(crate) effects: Effects,
+    /// It only reads.
+    pub(crate) read_only: bool,
 }
 
 impl Statement {
@@ -53,7 +55,8 @@ impl Texts {
     /// The one statement with this text.
     pub(crate) fn intern(&self, text: &[u8]) -> Arc<Statement> {
         let id = NEXT_ID.fetch_add(1, Relaxed);
-        let effects = sql::scan(query_of(text)).effects;
-        self.0.intern(Statement { id, text: text.into(), effects })
+        let scan = sql::scan(query_of(text));
+        let (effects, read_only) = (scan.effects, scan.read_only);
+        self.0.intern(Statement { id, text: text.into(), effects, read_only })
     }
 }
