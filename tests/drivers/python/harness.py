@@ -8,7 +8,7 @@ import sys
 import threading
 import traceback
 
-TIMEOUT = 60  # seconds for a program; then the stacks of all threads are printed and it fails
+TIMEOUT = 60  # seconds for a program, which fails then
 LOCK = 4711  # the advisory lock for which all clients compete
 COMMON = "everybody"  # the channel on which all clients listen
 IDENTITY = """
@@ -53,6 +53,7 @@ class Report:
 
     def __init__(self):
         self.failures = {}
+        self.at = {}  # the check at which each client is
         self.lock = threading.Lock()
 
     def failed(self, group, number, error):
@@ -64,6 +65,11 @@ class Report:
             text = f"{type(error).__name__} at line {line}: {text}"
         with self.lock:
             self.failures.setdefault(group, []).append(f"client {number}: {text}")
+
+    def out_of_time(self):
+        for number, group in list(self.at.items()):
+            self.failed(group, number, AssertionError(f"not done after {TIMEOUT} s"))
+        self.finish()
 
     def finish(self):
         for group, lines in self.failures.items():
@@ -82,13 +88,17 @@ def checks_of(client):
 
 def run_threads(client_class):
     """For drivers that block: a thread a client. A client has open, start, identity, finish, close and checks."""
-    faulthandler.dump_traceback_later(TIMEOUT, exit=True)
+    faulthandler.dump_traceback_later(TIMEOUT + 5, exit=True)
     number_of_clients, rounds = int(sys.argv[1]), int(sys.argv[2])
     report = Report()
-    together = threading.Barrier(number_of_clients, timeout=TIMEOUT / 2)
+    limit = threading.Timer(TIMEOUT, report.out_of_time)
+    limit.daemon = True
+    limit.start()
+    together = threading.Barrier(number_of_clients)
 
     def live(number):
         client = client_class(Me(number))
+        report.at[number] = "start"
         try:
             client.open()
             client.start()
@@ -99,6 +109,7 @@ def run_threads(client_class):
         together.wait()
         for turn in range(rounds):
             for group, check in checks_of(client):
+                report.at[number] = group
                 try:
                     check(turn)
                     client.identity()
@@ -106,6 +117,7 @@ def run_threads(client_class):
                     report.failed(group, number, error)
                     client.close()
                     client.open()
+        report.at[number] = "finish"
         together.wait()
         try:
             client.finish()
@@ -138,6 +150,7 @@ def run_tasks(client_class):
 
     async def live(number, together):
         client = client_class(Me(number))
+        report.at[number] = "start"
         try:
             await client.open()
             await client.start()
@@ -148,6 +161,7 @@ def run_tasks(client_class):
         await together.wait()
         for turn in range(rounds):
             for group, check in checks_of(client):
+                report.at[number] = group
                 try:
                     await check(turn)
                     await client.identity()
@@ -155,6 +169,7 @@ def run_tasks(client_class):
                     report.failed(group, number, error)
                     await client.close()
                     await client.open()
+        report.at[number] = "finish"
         await together.wait()
         try:
             await client.finish()
@@ -176,8 +191,8 @@ def run_tasks(client_class):
         try:
             async with asyncio.timeout(TIMEOUT):
                 await asyncio.gather(*(guarded(n, together) for n in range(number_of_clients)))
-        except TimeoutError as error:
-            report.failed("all", "?", AssertionError(f"not done after {TIMEOUT} s"))
+        except TimeoutError:
+            report.out_of_time()
         report.finish()
 
     asyncio.run(everybody())
