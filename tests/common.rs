@@ -80,7 +80,33 @@ impl Pair {
     }
 }
 
-pub(crate) fn prepared_database(hint: &str, setup: &str) -> Database {
+/// One way to configure a pooler.
+pub(crate) type Configure = fn(PoolerBuilder) -> PoolerBuilder;
+
+/// PostgreSQL directly, and through poolers that are configured in several ways.
+pub(crate) struct Ways {
+    pub(crate) oracle: Oracle,
+    /// Kept for their processes.
+    _poolers: Vec<Pooler>,
+}
+
+/// Databases prepared by the same SQL, a pooler in transaction mode in front of each but one.
+pub(crate) fn ways<const N: usize>(setup: &str, configurations: [Configure; N]) -> Ways {
+    let direct = prepared_database("direct", setup);
+    let (mut pooled, mut poolers) = (Vec::new(), Vec::new());
+    for configure in configurations {
+        let database = prepared_database("way", setup);
+        let pooler = configure(pooler()).database(&database, "").start();
+        pooled.push(Way { target: pooler.target(database.name()), database });
+        poolers.push(pooler);
+    }
+    Ways {
+        oracle: Oracle { direct: Way { target: direct.target(), database: direct }, pooled },
+        _poolers: poolers,
+    }
+}
+
+fn prepared_database(hint: &str, setup: &str) -> Database {
     let database = Postgres::shared().database(hint);
     if !setup.is_empty() {
         database.connect().execute(setup);

@@ -2,42 +2,21 @@
 //! gets, and everything is answered as PostgreSQL answers it. (Bugs 40 to 48 of other poolers.)
 
 use support::frontend::*;
-use support::oracle::{Oracle, Script, Way};
-use support::pooler::{Pooler, PoolerBuilder};
+use support::oracle::Script;
 use support::wire::Client;
 
-use crate::common::{pooled, pooler, prepared_database};
+use crate::common::{Configure, pooled, ways};
 
-/// PostgreSQL, and poolers whose clients meet every state of a server: one connection shared by all clients, a fresh
-/// connection for each transaction, room for a single statement.
-struct Ways {
-    oracle: Oracle,
-    _poolers: Vec<Pooler>,
-}
-
-fn ways(setup: &str) -> Ways {
-    type Configure = fn(PoolerBuilder) -> PoolerBuilder;
-    let configurations: [Configure; 3] = [
-        |builder| builder,
-        |builder| builder.setting("server_lifetime", 0),
-        |builder| builder.setting("max_prepared_statements", 1),
-    ];
-    let direct = prepared_database("direct", setup);
-    let (mut pooled, mut poolers) = (Vec::new(), Vec::new());
-    for configure in configurations {
-        let database = prepared_database("prepared", setup);
-        let pooler = configure(pooler().setting("default_pool_size", 1)).database(&database, "").start();
-        pooled.push(Way { target: pooler.target(database.name()), database });
-        poolers.push(pooler);
-    }
-    Ways {
-        oracle: Oracle { direct: Way { target: direct.target(), database: direct }, pooled },
-        _poolers: poolers,
-    }
-}
+/// Poolers whose clients meet every state of a server: one connection shared by all clients, a fresh connection for each
+/// transaction, room for a single statement.
+const CONFIGURATIONS: [Configure; 3] = [
+    |builder| builder.setting("default_pool_size", 1),
+    |builder| builder.setting("default_pool_size", 1).setting("server_lifetime", 0),
+    |builder| builder.setting("default_pool_size", 1).setting("max_prepared_statements", 1),
+];
 
 fn check(setup: &str, script: &Script) {
-    ways(setup).oracle.check(script);
+    ways(setup, CONFIGURATIONS).oracle.check(script);
 }
 
 const TABLE: &str =
@@ -224,7 +203,7 @@ fn any_split() {
     let messages =
         [parse("s", SELECT, &[23]), bind("portal", "s", &[Some("1")]), execute("portal", 0)].concat();
     let messages = [messages, describe_statement("s"), close_statement("s"), sync()].concat();
-    let ways = ways(TABLE);
+    let ways = ways(TABLE, CONFIGURATIONS);
     for step in 1..7 {
         let offsets: Vec<usize> = (step..messages.len()).step_by(step).collect();
         ways.oracle.check(&Script::new().send_split([messages.clone()], &offsets).ready(1));

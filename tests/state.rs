@@ -2,42 +2,21 @@
 //! can't follow the client keeps its server as long as it exists. (Bugs 24 to 39 of other poolers.)
 
 use support::frontend::*;
-use support::oracle::{Oracle, Script, Way};
-use support::pooler::{Pooler, PoolerBuilder};
+use support::oracle::Script;
 
-use crate::common::{pooler, prepared_database};
+use crate::common::{Configure, Ways, ways};
 
-/// PostgreSQL, and poolers whose clients meet every state of a server: one connection shared by all clients, a fresh
-/// connection for each transaction, two connections used in turn.
-struct Ways {
-    oracle: Oracle,
-    _poolers: Vec<Pooler>,
-}
-
-fn ways(setup: &str) -> Ways {
-    type Configure = fn(PoolerBuilder) -> PoolerBuilder;
-    let configurations: [Configure; 3] = [
-        |builder| builder.setting("default_pool_size", 1),
-        |builder| builder.setting("default_pool_size", 1).setting("server_lifetime", 0),
-        |builder| builder.setting("default_pool_size", 2).setting("server_round_robin", 1),
-    ];
-    let direct = prepared_database("direct", setup);
-    let (mut pooled, mut poolers) = (Vec::new(), Vec::new());
-    for configure in configurations {
-        let database = prepared_database("state", setup);
-        let pooler = configure(pooler()).database(&database, "").start();
-        pooled.push(Way { target: pooler.target(database.name()), database });
-        poolers.push(pooler);
-    }
-    Ways {
-        oracle: Oracle { direct: Way { target: direct.target(), database: direct }, pooled },
-        _poolers: poolers,
-    }
-}
+/// Poolers whose clients meet every state of a server: one connection shared by all clients, a fresh connection for each
+/// transaction, two connections used in turn.
+const CONFIGURATIONS: [Configure; 3] = [
+    |builder| builder.setting("default_pool_size", 1),
+    |builder| builder.setting("default_pool_size", 1).setting("server_lifetime", 0),
+    |builder| builder.setting("default_pool_size", 2).setting("server_round_robin", 1),
+];
 
 /// Every client gives these at its login.
 fn ways_with(setup: &str, params: &[(&str, &str)]) -> Ways {
-    let mut ways = ways(setup);
+    let mut ways = ways(setup, CONFIGURATIONS);
     let ways_in = ways.oracle.pooled.iter_mut().chain([&mut ways.oracle.direct]);
     for way in ways_in {
         for (name, value) in params {
@@ -48,7 +27,7 @@ fn ways_with(setup: &str, params: &[(&str, &str)]) -> Ways {
 }
 
 fn check(setup: &str, script: &Script) {
-    ways(setup).oracle.check(script);
+    ways(setup, CONFIGURATIONS).oracle.check(script);
 }
 
 /// What every client can see of its session.

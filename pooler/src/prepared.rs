@@ -11,7 +11,7 @@ mod text;
 
 pub(crate) use client::ClientStatements;
 pub(crate) use server::ServerStatements;
-pub(crate) use text::Texts;
+pub(crate) use text::{Texts, query_of};
 
 use protocol::frame::{HEADER_LEN, put};
 use protocol::session::{Invented, Origin, ServerMachine};
@@ -272,10 +272,7 @@ fn statement_body(out: &mut Vec<u8>, name: &[u8]) {
 }
 
 /// The string at the front, without its NUL, and what follows.
-fn split_name(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(crate) fn split_name(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = bytes.iter().position(|&b| b == 0)?;
     Some((&bytes[..end], &bytes[end + 1..]))
 }
-
-#[cfg(test)]
-mod tests;

@@ -91,13 +91,18 @@ impl Values {
 fn write_set(sql: &mut String, name: &str, value: &str) {
     // A list of quoted names (search_path) is one string to SET, which would quote it again.
     let list = name.eq_ignore_ascii_case("search_path");
-    // With standard_conforming_strings off a backslash is an escape in '…'; E'…' reads the same either way.
-    let prefix = if value.contains('\\') { "E" } else { "" };
-    let quoted = value.replace('\\', "\\\\").replace('\'', "''");
+    let value = literal(value);
     let _ = match list {
-        true => write!(sql, "SELECT pg_catalog.set_config('{name}',{prefix}'{quoted}',false);"),
-        false => write!(sql, "SET {name}={prefix}'{quoted}';"),
+        true => write!(sql, "SELECT pg_catalog.set_config('{name}',{value},false);"),
+        false => write!(sql, "SET {name}={value};"),
     };
+}
+
+/// A string literal that reads the same whatever `standard_conforming_strings` says.
+pub fn literal(text: &str) -> String {
+    // With it off a backslash is an escape in '…'; in E'…' it always is.
+    let prefix = if text.contains('\\') { "E" } else { "" };
+    format!("{prefix}'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use tracing::info;
 
 use super::Session;
 use crate::params::ParamSet;
+use crate::prepared::{query_of, split_name};
 use crate::server::Server;
 use crate::state::{self, Answer, Pins, Settings, audit_sql, restore_sql};
 
@@ -34,7 +35,7 @@ impl Session {
         let Some(link) = &mut self.link else { return };
         let body = &bytes[HEADER_LEN..];
         let (text, mut effects, mut read_only) = match tag {
-            b'Q' => (query_text(body), Effects::NONE, false),
+            b'Q' => (query_of(body), Effects::NONE, false),
             b'P' => (&[][..], Effects::NONE, false),
             b'B' => match self.statements.bound(body) {
                 Some(bound) => bound,
@@ -212,15 +213,6 @@ pub(super) fn meaning(settings: &Settings, params: &ParamSet, server: &Server) -
     }
 }
 
-fn query_text(body: &[u8]) -> &[u8] {
-    body.split(|&byte| byte == 0).next().unwrap_or_default()
-}
-
-fn split(body: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = body.iter().position(|&byte| byte == 0)?;
-    Some((&body[..end], &body[end + 1..]))
-}
-
 /// Values in a `Bind` that may be the name of a setting with a dot in it.
 fn dotted_values(body: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = after_formats(body).unwrap_or_default();
@@ -239,8 +231,8 @@ fn dotted_values(body: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// The values of a `Bind`: portal, statement, formats, their number, then these.
 fn after_formats(body: &[u8]) -> Option<&[u8]> {
-    let (_, rest) = split(body)?;
-    let (_, rest) = split(rest)?;
+    let (_, rest) = split_name(body)?;
+    let (_, rest) = split_name(rest)?;
     let (formats, rest) = rest.split_first_chunk()?;
     let rest = rest.get(usize::from(u16::from_be_bytes(*formats)) * 2..)?;
     rest.get(2..)

@@ -25,8 +25,8 @@ impl Statement {
     }
 }
 
-/// The query at the beginning of what follows the name in `Parse`.
-pub(super) fn query_of(text: &[u8]) -> &[u8] {
+/// The query at the beginning of what follows the name in `Parse`, or of the body of `Query`.
+pub(crate) fn query_of(text: &[u8]) -> &[u8] {
     text.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 

@@ -2,9 +2,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use protocol::frame::{Cutter, HEADER_LEN, Piece, Whole};
+use protocol::params::literal;
 
 use super::Pins;
-use super::settings::literal;
 
 /// The question. Names with a schema throughout, because the client's `search_path` counts. `custom`: settings with a
 /// dot in their name, which no view shows.

@@ -2,6 +2,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::hash::{Hash, Hasher};
 
+use protocol::params::literal;
+
 use crate::intern::hash_of;
 
 /// Settings that a client has given its session, apart from the tracked parameters: by name, as the server shows them.
@@ -76,12 +78,6 @@ pub(crate) fn write_changes(have: &Settings, want: &Settings, sql: &mut String) 
             }
         }
     }
-}
-
-/// A string literal that reads the same whatever `standard_conforming_strings` says.
-pub(super) fn literal(text: &str) -> String {
-    let prefix = if text.contains('\\') { "E" } else { "" };
-    format!("{prefix}'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 /// `a.b` is two identifiers.
