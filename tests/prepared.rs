@@ -255,3 +255,17 @@ fn a_server_keeps_so_many_and_no_more() {
         assert_eq!(rows, (0..40).map(|round| vec![Some(round.to_string())]).collect::<Vec<_>>());
     }
 }
+
+/// An unnamed statement too long to be kept is its client's as long as nothing comes between, and nobody else's.
+#[test]
+fn a_long_unnamed_statement_is_nobody_elses() {
+    let pooled = pooled("", |builder| builder.setting("session_state", "discard"));
+    let long = format!("select 'mine' -- {}", "x".repeat(100_000));
+    let (mut owner, mut other) = (pooled.connect(), pooled.connect());
+    owner.send_all([parse("", &long, &[]), sync()]);
+    assert_eq!(owner.read_until_ready().tags(), "1Z");
+    owner.send_all([call("", &[]), sync()]);
+    assert_eq!(owner.read_until_ready().tags(), "2DCZ");
+    other.send_all([call("", &[]), sync()]);
+    assert_eq!(other.read_until_ready().error_code(), "26000");
+}

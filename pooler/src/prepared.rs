@@ -70,28 +70,26 @@ impl Exchange<'_> {
             _ => self.on_close(body),
         };
         // Malformed: the server will say so.
-        let verdict = verdict.unwrap_or(Verdict::Forward);
-        if verdict == Verdict::Forward && matches!(tag, b'P' | b'C') {
-            self.server.note(Change::None);
-        }
-        verdict
+        verdict.unwrap_or_else(|| {
+            if matches!(tag, b'P' | b'C') { self.pass(Change::None) } else { Verdict::Forward }
+        })
+    }
+
+    /// A message that changes statements goes on as it is.
+    fn pass(&mut self, change: Change) -> Verdict {
+        self.server.note(change);
+        Verdict::Forward
     }
 
     fn on_parse(&mut self, body: &[u8], complete: bool, texts: &Texts) -> Option<Verdict> {
         let (name, text) = split_name(body)?;
-        if !complete {
-            if name.is_empty() {
-                self.client.close_unnamed();
-                self.server.unnamed = None;
-            }
-            return Some(Verdict::Forward);
-        }
         if name.is_empty() {
-            let serial = self.client.parse_unnamed(text);
-            self.server.unnamed = Some(serial);
-            self.server.note(Change::Unnamed);
-            self.send(b'P', Origin::Client, |out| parse_body(out, b"", text));
-            return Some(Verdict::Replaced);
+            let kept = if complete { text } else { b"" };
+            self.server.unnamed = Some(self.client.parse_unnamed(kept));
+            return Some(self.pass(Change::Unnamed));
+        }
+        if !complete {
+            return Some(self.pass(Change::None));
         }
         if self.server.is_unsettled(name) {
             return Some(Verdict::Wait);
@@ -102,7 +100,7 @@ impl Exchange<'_> {
             if self.server.add_stray(name) {
                 self.send(b'P', Origin::InFront, |out| parse_body(out, name, b"\0\0\0"));
             }
-            return Some(Verdict::Forward);
+            return Some(self.pass(Change::None));
         }
         let statement = texts.intern(text);
         let key = Key { statement: statement.id, meaning: self.meaning };
@@ -167,20 +165,17 @@ impl Exchange<'_> {
         let (kind, rest) = body.split_first()?;
         let (name, _) = split_name(rest)?;
         if *kind != b'S' {
-            return Some(Verdict::Forward);
+            return Some(self.pass(Change::None));
         }
         if name.is_empty() {
             self.client.close_unnamed();
             self.server.unnamed = None;
-            self.server.note(Change::UnnamedClosed);
-            self.machine.on_sent(b'C', Origin::Client, true);
-            put(self.out, b'C', |out| statement_body(out, b""));
-            return Some(Verdict::Replaced);
+            return Some(self.pass(Change::UnnamedClosed));
         }
         if self.server.is_unsettled(name) {
             return Some(Verdict::Wait);
         }
-        let Some(known) = self.client.remove(name) else { return Some(Verdict::Forward) };
+        let Some(known) = self.client.remove(name) else { return Some(self.pass(Change::None)) };
         self.server.note(Change::Closed { name: name.into(), known });
         self.machine.on_invented(Invented::Close);
         Some(Verdict::Replaced)
@@ -218,18 +213,18 @@ impl Exchange<'_> {
     fn bring_unnamed(&mut self) {
         match self.client.unnamed() {
             Some((serial, _)) if self.server.unnamed == Some(serial) => {}
-            Some((serial, text)) => {
+            Some((serial, text)) if !text.is_empty() => {
                 self.server.unnamed = Some(serial);
                 self.server.note(Change::Unnamed);
                 let text = text.to_vec();
                 self.send(b'P', Origin::InFront, |out| parse_body(out, b"", &text));
             }
-            None if self.server.unnamed.is_some() => {
+            _ if self.server.unnamed.is_some() => {
                 self.server.unnamed = None;
                 self.server.note(Change::UnnamedClosed);
                 self.send(b'C', Origin::InFront, |out| statement_body(out, b""));
             }
-            None => {}
+            _ => {}
         }
     }
 

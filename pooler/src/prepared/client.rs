@@ -57,7 +57,7 @@ impl ClientStatements {
         self.named.remove(name)
     }
 
-    /// The unnamed statement has this text from now on. Returns its serial number.
+    /// The unnamed statement has this text from now on; empty: one too long to be kept. Returns its serial number.
     pub(super) fn parse_unnamed(&mut self, text: &[u8]) -> u64 {
         let serial = NEXT_SERIAL.fetch_add(1, Relaxed);
         match &mut self.unnamed {
