@@ -260,7 +260,7 @@ fn a_server_keeps_so_many_and_no_more() {
 #[test]
 fn a_long_unnamed_statement_is_nobody_elses() {
     let pooled = pooled("", |builder| builder.setting("session_state", "discard"));
-    let long = format!("select 'mine' -- {}", "x".repeat(100_000));
+    let long = format!("select 'mine' -- {}", "x".repeat(400_000));
     let (mut owner, mut other) = (pooled.connect(), pooled.connect());
     owner.send_all([parse("", &long, &[]), sync()]);
     assert_eq!(owner.read_until_ready().tags(), "1Z");
