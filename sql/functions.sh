@@ -8,7 +8,7 @@ cd "$(dirname "$0")"
 # Left out: what has an effect of its own in src/rules.rs; what runs SQL that it is given (query_to_xml, ts_stat,
 # ts_rewrite) or code of an output plugin; what changes the session (origins, backups, temporary slots), the catalog
 # or the server's settings; index maintenance, which runs users' functions; what nobody calls by name.
-left_out='^(set_config|nextval|setval|currval|lastval|setseed|pg_notify|pg_(try_)?advisory_(un)?lock.*|.*_to_xml.*
+left_out='^(set_config|nextval|setval|currval|lastval|setseed|pg_notify|pg_listening_channels|pg_(try_)?advisory_(un)?lock.*|.*_to_xml.*
 |ts_stat|ts_rewrite|pg_logical_slot_.*|pg_(create|copy|drop)_.*_slot|pg_drop_replication_slot|pg_replication_slot_.*
 |pg_replication_origin_.*|pg_backup_.*|pg_import_.*|pg_extension_config_dump|pg_reload_conf|pg_promote|binary_upgrade_.*
 |brin_(de)?summarize_.*|gin_clean_.*|pg_nextoid|pg_stop_making_.*|pg_event_trigger_.*|.*_validator)$'

@@ -68,6 +68,7 @@ fn run(options: &RunOptions) -> Result<(), Box<dyn std::error::Error>> {
     if options.reboot {
         return Err("this version cannot take over the sockets of a running process (-R) yet".into());
     }
+    process::give_back_memory();
     let loaded = pgbouncer_compat::load(&options.config).map_err(|faults| {
         if !options.quiet {
             faults.0.iter().for_each(|fault| eprint!("{}", logging::line("ERROR", "", &fault.to_string())));

@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -135,6 +136,21 @@ pub fn start_in_background() -> Result<(), ProcessError> {
             .spawn()
     };
     start().map(drop).map_err(ProcessError::Background)
+}
+
+/// Makes glibc's malloc give blocks of more than 128 KiB back to the system as soon as they are free. By itself it does so
+/// only until the first of them is freed, and then keeps up to half of what a burst has taken. It can be told so only by
+/// the environment that the process starts with: the same program begins once more, in the same process.
+pub fn give_back_memory() {
+    const BOUND: &str = "MALLOC_MMAP_THRESHOLD_";
+    if !cfg!(target_env = "gnu") || std::env::var_os(BOUND).is_some() {
+        return;
+    }
+    let Ok(program) = std::env::current_exe() else { return };
+    let mut arguments = std::env::args_os();
+    let mut command = Command::new(program);
+    arguments.next().map(|name| command.arg0(name));
+    let _failed = command.args(arguments).env(BOUND, "131072").exec(); // then it goes on as it is
 }
 
 /// Raises the limit of file descriptors as far as it goes and tells how many there are: every client and every server

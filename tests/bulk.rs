@@ -15,7 +15,7 @@ use crate::common::pooled;
 use crate::probe::{Probe, Random, size};
 
 /// The pooler may grow by this much, whatever passes through it.
-const GROWTH: u64 = 32 << 20;
+const GROWTH: usize = 32 << 20;
 const MOMENT: Duration = Duration::from_millis(1);
 
 fn megabytes(usual: usize) -> usize {
@@ -23,7 +23,7 @@ fn megabytes(usual: usize) -> usize {
 }
 
 /// Watches how large a process becomes.
-struct Growth {
+pub(crate) struct Growth {
     before: u64,
     peak: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
@@ -31,7 +31,7 @@ struct Growth {
 }
 
 impl Growth {
-    fn of(pooler: &Pooler) -> Growth {
+    pub(crate) fn of(pooler: &Pooler) -> Growth {
         let pid = pooler.pid();
         let before = pooler.rss();
         let (peak, stop) = (Arc::new(AtomicU64::new(before)), Arc::new(AtomicBool::new(false)));
@@ -48,9 +48,15 @@ impl Growth {
     /// Ends: by how much it was larger than at the beginning.
     #[track_caller]
     fn check(self, what: &str, begin: Instant) {
-        let growth = self.peak.load(Relaxed) - self.before;
+        self.check_below(GROWTH, what, begin);
+    }
+
+    /// Ends: it was at most so many bytes larger.
+    #[track_caller]
+    pub(crate) fn check_below(self, most: usize, what: &str, begin: Instant) {
+        let growth = (self.peak.load(Relaxed) - self.before) as usize;
         println!("{what} in {:.1?}: memory grew by {} KiB", begin.elapsed(), growth >> 10);
-        assert!(growth < GROWTH, "{what}: memory grew by {growth} bytes");
+        assert!(growth < most, "{what}: memory grew by {growth} bytes");
     }
 }
 

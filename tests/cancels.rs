@@ -1,13 +1,17 @@
 //! Cancel requests: they reach the query that they were meant for, or nothing.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::io::Read;
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use socket2::SockRef;
 use support::backend;
 use support::frontend::*;
 use support::message::CancelKey;
+use support::peer::Stream;
 use support::pooler::Pooler;
 use support::scripted::{Greeting, ScriptedServer};
 use support::tap::{Rule, Tap};
@@ -26,7 +30,7 @@ fn key(client: &Client) -> CancelKey {
 }
 
 /// Clients of the pooler that wait for a server, and servers that clients have.
-fn waiting_and_active(pooler: &Pooler) -> (usize, usize) {
+pub(crate) fn waiting_and_active(pooler: &Pooler) -> (usize, usize) {
     let pools = pooler.console().execute("show pools");
     let columns = pools.0[0].columns().expect("columns");
     let sum = |name: &str| {
@@ -132,6 +136,17 @@ fn requests_that_mean_nobody() {
     }
     assert_eq!(client.read_until_ready().tags(), "TDCZ");
 
+    // What comes behind a request does not count, as with PostgreSQL.
+    client.send(query("select pg_sleep(60)"));
+    let mut sender = Client::open(client.address());
+    eventually("it is cancelled", SOON, || {
+        sender = Client::open(client.address());
+        sender.send([cancel_request(&key), vec![0]].concat());
+        let _ = sender.peer().read_to_end();
+        waiting_and_active(&pooled.pooler).1 == 0
+    });
+    assert_canceled(&client.read_until_ready(), b'I');
+
     // A client without a request, with a transaction open or not, and one that has left.
     client.cancel();
     assert_eq!(client.scalar("select 'not cancelled'"), "not cancelled");
@@ -153,6 +168,7 @@ fn keys_of_servers() {
         Some(CancelKey { pid: i32::MIN, secret: vec![0; 4] }),
         Some(long(32)),
         Some(long(255)),
+        Some(CancelKey { pid: 7, secret: vec![7; 256] }),
         None,
     ];
     for key in keys {
@@ -210,6 +226,133 @@ fn a_cancel_that_is_late() {
         assert_eq!(others.rows()[0][0], Some(pid.to_string()), "the server is kept");
     }
     assert!(tap.links().iter().any(|link| link.opening.is_cancel));
+}
+
+/// The same where the client dies while its cancel request is under way: that of the pooler, which ends its query, takes
+/// a faster path, and the server may not be given away before both have come.
+#[test]
+fn a_cancel_that_is_late_for_a_dead_client() {
+    let postgres = support::postgres::Postgres::shared();
+    let database = postgres.database("late");
+    let cancels = AtomicUsize::new(0);
+    let tap = Tap::with_rules(postgres.address(), move |opening| {
+        let slow = opening.is_cancel && cancels.fetch_add(1, Relaxed).is_multiple_of(2);
+        Rule { delay_to_server: if slow { MOMENT * 2 } else { Duration::ZERO }, ..Rule::default() }
+    });
+    let pooler = pooler()
+        .setting("default_pool_size", 1)
+        .database_line(database.name(), &format!("host=127.0.0.1 port={}", tap.port()))
+        .start();
+    let mut second = pooler.connect(database.name());
+    let pid = second.backend_pid();
+    for round in 1..6 {
+        let mut first = pooler.connect(database.name());
+        first.send(query("select pg_sleep(60)"));
+        eventually("it runs", SOON, || waiting_and_active(&pooler).1 == 1);
+        let mut sender = Client::open(first.address());
+        sender.send(cancel_request(&key(&first)));
+        let sent = || tap.links().iter().filter(|link| link.opening.is_cancel).count();
+        eventually("the slow one is under way", SOON, || sent() == 2 * round - 1);
+        first.abort();
+        let reply = second.query("select pg_backend_pid(), pg_sleep(0.3)");
+        assert_eq!(reply.tags(), "TDCZ", "round {round}: {reply:?}");
+        assert_eq!(reply.rows()[0][0], Some(pid.to_string()), "the server is kept");
+        assert_eq!(sent(), 2 * round);
+    }
+}
+
+/// The same where the client keeps its server: what it asks for next is not hit either, nor what the pooler asks for
+/// itself behind a transaction.
+#[test]
+fn a_cancel_that_is_late_for_its_own_client() {
+    let postgres = support::postgres::Postgres::shared();
+    for (mode, begin, end) in [
+        ("transaction", "begin", "rollback"),
+        ("session", "select 1", "select 1"),
+        ("transaction", "select 1", "set a.b = 1"),
+    ] {
+        let database = postgres.database("late");
+        let tap = Tap::with_rules(postgres.address(), |opening| match opening.is_cancel {
+            true => Rule { delay_to_server: MOMENT, ..Rule::default() },
+            false => Rule::default(),
+        });
+        let pooler = pooler()
+            .setting("default_pool_size", 1)
+            .setting("pool_mode", mode)
+            .database_line(database.name(), &format!("host=127.0.0.1 port={}", tap.port()))
+            .start();
+        let mut client = pooler.connect(database.name());
+        for round in 0..5 {
+            client.execute(begin);
+            let (address, key) = (client.address().clone(), key(&client));
+            client.send(query(&format!("select pg_sleep(0.02), set_config('a.c', '{round}', false)")));
+            let canceling = thread::spawn(move || cancel(&address, &key));
+            let reply = client.read_until_ready();
+            assert_eq!(reply.tags(), "TDCZ", "the cancel came in time: {reply:?}");
+            assert_eq!(client.query("select pg_sleep(0.15)").tags(), "TDCZ", "round {round} after {begin}");
+            assert_eq!(client.scalar("show a.c"), round.to_string());
+            canceling.join().unwrap();
+            client.execute(end);
+        }
+        assert!(!database.log().contains("canceling statement"), "{mode}: something else was hit");
+        assert_eq!(tap.links().iter().filter(|link| link.opening.is_cancel).count(), 5);
+    }
+}
+
+/// The connection for a cancel request takes so long that its query has ended and the server is somebody else's: it is
+/// closed without a word, and nobody has waited for it (bug 49).
+#[test]
+fn a_cancel_whose_connection_takes_long() {
+    let database = support::postgres::Postgres::shared().database("late");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+    let port = listener.local_addr().expect("an address").port();
+    let pooler = pooler()
+        .setting("default_pool_size", 1)
+        .database_line(database.name(), &format!("host=127.0.0.1 port={port}"))
+        .start();
+    let (drain, upstream) = (Gate::new(), database.postgres().address());
+    thread::scope(|scope| {
+        let accepting = scope.spawn(|| {
+            let stream = Stream::Tcp(listener.accept().expect("the server connection").0);
+            let server = upstream.connect().expect("PostgreSQL");
+            for (mut from, mut to) in
+                [(stream.try_clone().unwrap(), server.try_clone().unwrap()), (server, stream)]
+            {
+                scope.spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(Shutdown::Both);
+                });
+            }
+            drain.pass();
+            let full = listener.accept().expect("what has filled the queue");
+            drop(full);
+            let mut received = Vec::new();
+            let mut late = listener.accept().expect("the cancel connection").0;
+            late.read_to_end(&mut received).expect("its end");
+            received
+        });
+        let (mut first, mut second) = (pooler.connect(database.name()), pooler.connect(database.name()));
+        // The kernel holds one connection that nobody has accepted, and lets others try again after a second.
+        SockRef::from(&listener).listen(0).expect("a shorter queue");
+        let _full = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("a connection");
+        first.send(query("select pg_sleep(0.1)"));
+        eventually("it runs", SOON, || waiting_and_active(&pooler).1 == 1);
+        let mut sender = Client::open(first.address());
+        sender.send(cancel_request(&key(&first)));
+        assert_eq!(first.read_until_ready().tags(), "TDCZ");
+        let begin = Instant::now();
+        second.send(query("select pg_sleep(3)"));
+        eventually("it runs", SOON, || {
+            database.backends("app").iter().any(|b| b.query.contains("(3)") && b.state == "active")
+        });
+        assert!(begin.elapsed() < Duration::from_millis(800), "the server was held back");
+        drain.open();
+        assert_eq!(second.read_until_ready().tags(), "TDCZ");
+        assert!(sender.expect_closed().0.is_empty());
+        let received = accepting.join().expect("all was accepted");
+        assert!(received.is_empty(), "{}", received.escape_ascii());
+        drop((first, second, pooler));
+    });
 }
 
 /// A cancel request that does not arrive in time may arrive at any time: the server that it goes to can't be given to
@@ -345,6 +488,39 @@ fn many_cancels_with_a_full_pool() {
     assert!(pooled.pooler.wait_ended().success());
 }
 
+/// Five hundred cancel requests for one query over a path that is stuck: a few connections go to the server, which do for
+/// all (bug 50).
+#[test]
+fn many_cancels_of_one_query() {
+    let postgres = support::postgres::Postgres::shared();
+    let database = postgres.database("storm");
+    let gate = Gate::new();
+    let tap = Tap::with_rules(postgres.address(), {
+        let gate = gate.clone();
+        move |opening| Rule { hold: opening.is_cancel.then(|| gate.clone()), ..Rule::default() }
+    });
+    let pooler = pooler()
+        .setting("default_pool_size", 1)
+        .setting("max_client_conn", 1000)
+        .database_line(database.name(), &format!("host=127.0.0.1 port={}", tap.port()))
+        .start();
+    let mut client = pooler.connect(database.name());
+    client.send(query("select pg_sleep(60)"));
+    eventually("it runs", SOON, || {
+        database.backends("app").iter().any(|backend| backend.query.contains("pg_sleep"))
+    });
+    let request = cancel_request(&key(&client));
+    let mut senders: Vec<Client> = (0..500).map(|_| Client::open(client.address())).collect();
+    senders.iter_mut().for_each(|sender| sender.send(&request));
+    client.expect_silence(MOMENT);
+    gate.open();
+    assert_canceled(&client.read_until_ready(), b'I');
+    senders.iter_mut().for_each(|sender| assert!(sender.expect_closed().0.is_empty()));
+    let opened = tap.links().iter().filter(|link| link.opening.is_cancel).count();
+    assert!(opened <= 8, "{opened} connections for one query");
+    assert_eq!(client.scalar("select 'mine'"), "mine");
+}
+
 /// Cancel requests that get no answer do not keep the process from ending (bug 50).
 #[test]
 fn a_shutdown_with_cancels_under_way() {
@@ -369,6 +545,57 @@ fn a_shutdown_with_cancels_under_way() {
     assert!(pooler.wait_ended().success());
     println!("ended after {:.1?}", begin.elapsed());
     gate.open();
+}
+
+/// A query whose client dies while the pooler ends is cancelled first: PostgreSQL would not notice that nobody is there.
+#[test]
+fn a_shutdown_leaves_no_query_behind() {
+    let pooled = pooled("", |builder| builder);
+    let mut client = pooled.connect();
+    client.send(query("select pg_sleep(60)"));
+    let running = || pooled.database.backends("app").iter().any(|backend| backend.state == "active");
+    eventually("it runs", SOON, running);
+    pooled.pooler.signal(Signal::SIGTERM);
+    pooled.pooler.wait_for_log("got SIGTERM");
+    client.abort();
+    assert!(pooled.pooler.wait_ended().success());
+    eventually("the query ends", SOON, || !running());
+}
+
+/// COPY is cancelled as it is directly: in, when the next data come, and out.
+#[test]
+fn copy_is_cancelled() {
+    let pooled = pooled("create table t (id int)", |builder| builder);
+    let pid = pooled.connect().backend_pid();
+    for target in [pooled.database.target(), pooled.target()] {
+        let mut client = Client::login(&target);
+        client.send(query("copy t from stdin"));
+        client.read_until(b'G');
+        client.send(copy_data(b"1\n"));
+        client.cancel();
+        client.send([copy_data(b"2\n"), copy_done()].concat());
+        let reply = client.read_until_ready();
+        assert_canceled(&reply, b'I');
+        assert_eq!(reply.tags(), "EZ", "{target:?}");
+
+        client.send(query("copy (select generate_series(1, 1000000000)) to stdout"));
+        client.read_until(b'd');
+        client.cancel();
+        let reply = client.read_until_ready();
+        assert_canceled(&reply, b'I');
+        assert!(reply.tags().ends_with("dEZ"), "{target:?}");
+
+        client.execute("begin");
+        client
+            .send([parse("", "copy t from stdin", &[]), bind("", "", &[]), execute("", 0), flush()].concat());
+        client.read_until(b'G');
+        client.cancel();
+        client.send([copy_data(b"3\n"), copy_done(), sync()].concat());
+        assert_canceled(&client.read_until_ready(), b'E');
+        client.execute("rollback");
+        assert_eq!(client.scalar("select count(*) from t"), "0", "{target:?}");
+    }
+    assert_eq!(pooled.connect().backend_pid(), pid, "the server is kept");
 }
 
 /// A client cancels and dies in the same moment: its request may not find its way to a server that has changed hands.

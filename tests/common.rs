@@ -83,6 +83,14 @@ impl Pair {
 /// One way to configure a pooler.
 pub(crate) type Configure = fn(PoolerBuilder) -> PoolerBuilder;
 
+/// Poolers whose clients meet every state of a server: one connection shared by all clients, a fresh connection for each
+/// transaction, two connections used in turn.
+pub(crate) const CONFIGURATIONS: [Configure; 3] = [
+    |builder| builder.setting("default_pool_size", 1),
+    |builder| builder.setting("default_pool_size", 1).setting("server_lifetime", 0),
+    |builder| builder.setting("default_pool_size", 2).setting("server_round_robin", 1),
+];
+
 /// PostgreSQL directly, and through poolers that are configured in several ways.
 pub(crate) struct Ways {
     pub(crate) oracle: Oracle,
@@ -106,7 +114,7 @@ pub(crate) fn ways<const N: usize>(setup: &str, configurations: [Configure; N]) 
     }
 }
 
-fn prepared_database(hint: &str, setup: &str) -> Database {
+pub(crate) fn prepared_database(hint: &str, setup: &str) -> Database {
     let database = Postgres::shared().database(hint);
     if !setup.is_empty() {
         database.connect().execute(setup);

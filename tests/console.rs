@@ -23,28 +23,28 @@ const MOMENT: Duration = Duration::from_millis(50);
 const SOON: Duration = Duration::from_secs(10);
 
 /// A row of a table, by column.
-struct Row(HashMap<String, Option<String>>);
+pub(crate) struct Row(HashMap<String, Option<String>>);
 
 impl Row {
     /// A value, empty for NULL.
     #[track_caller]
-    fn text(&self, column: &str) -> &str {
+    pub(crate) fn text(&self, column: &str) -> &str {
         self.0.get(column).unwrap_or_else(|| panic!("no column {column}")).as_deref().unwrap_or("")
     }
 
     #[track_caller]
-    fn number(&self, column: &str) -> u64 {
+    pub(crate) fn number(&self, column: &str) -> u64 {
         self.text(column).parse().unwrap_or_else(|_| panic!("{column} is {:?}", self.text(column)))
     }
 
     #[track_caller]
-    fn numbers<const N: usize>(&self, columns: [&str; N]) -> [u64; N] {
+    pub(crate) fn numbers<const N: usize>(&self, columns: [&str; N]) -> [u64; N] {
         columns.map(|column| self.number(column))
     }
 }
 
 #[track_caller]
-fn table(console: &mut Client, item: &str) -> Vec<Row> {
+pub(crate) fn table(console: &mut Client, item: &str) -> Vec<Row> {
     let reply = console.execute(&format!("SHOW {item}"));
     let columns = reply.0[0].columns().expect("columns");
     let row = |values: Vec<Option<String>>| {
@@ -55,13 +55,13 @@ fn table(console: &mut Client, item: &str) -> Vec<Row> {
 
 /// The rows in which `column` is `value`.
 #[track_caller]
-fn rows_where(console: &mut Client, item: &str, column: &str, value: &str) -> Vec<Row> {
+pub(crate) fn rows_where(console: &mut Client, item: &str, column: &str, value: &str) -> Vec<Row> {
     table(console, item).into_iter().filter(|row| row.text(column) == value).collect()
 }
 
 /// The only such row.
 #[track_caller]
-fn row_where(console: &mut Client, item: &str, column: &str, value: &str) -> Row {
+pub(crate) fn row_where(console: &mut Client, item: &str, column: &str, value: &str) -> Row {
     let mut rows = rows_where(console, item, column, value);
     assert_eq!(rows.len(), 1, "rows of {item} with {column} = {value}");
     rows.remove(0)
@@ -309,7 +309,10 @@ fn databases_users_and_lists_count_connections() {
 
 #[test]
 fn statistics_count_transactions_queries_and_logins() {
-    let pooled = pooled("create table t (id int)", |builder| builder.setting("stats_period", 1));
+    let pooled = pooled("create table t (id int)", |builder| {
+        // A look at the session behind a transaction may keep the server until the next one comes.
+        builder.setting("stats_period", 1).setting("session_state", "discard")
+    });
     let name = pooled.database.name();
     let mut client = pooled.connect();
     client.execute("select 1; select 2");
@@ -625,4 +628,23 @@ fn shutdown_that_waits_for_servers() {
     assert_eq!(busy.query("commit").commands(), ["COMMIT"]);
     assert_eq!(pooled.pooler.wait_ended().code(), Some(0));
     assert_eq!(pooled.database.scalar("select count(*) from t"), "1");
+}
+
+/// A text that several clients have prepared is kept, and counted, once.
+#[test]
+fn prepared_statements_are_counted_by_their_texts() {
+    let pooled = pooled("", |builder| builder);
+    let mut console = pooled.pooler.console();
+    let mut clients = [pooled.connect(), pooled.connect()];
+    for client in &mut clients {
+        client.send_all([parse("s", "select 'counted once'", &[]), sync()]);
+        client.read_until_ready();
+    }
+    clients[0].send_all([parse("t", "select 2", &[]), sync()]);
+    clients[0].read_until_ready();
+    let rows = rows_where(&mut console, "PREPARED", "database", pooled.database.name());
+    assert_eq!(rows[0].text("user"), USER);
+    let [statements, bytes] = rows[0].numbers(["statements", "bytes"]);
+    assert_eq!(statements, 2);
+    assert!((30..200).contains(&bytes), "{bytes}");
 }

@@ -10,6 +10,7 @@ use support::backend;
 use support::frontend::*;
 use support::postgres::{Options, Postgres, USER, send_signal};
 use support::scripted::{ScriptedServer, Session};
+use support::tap::{Rule, Tap};
 use support::wait::eventually;
 use support::wire::Client;
 
@@ -127,6 +128,102 @@ fn clients_that_stop_reading() {
             assert_eq!(next.scalar("select 42"), "42", "after {read} messages, death {number}");
         }
     }
+    pooled.settle();
+}
+
+/// A client that dies leaves no lock behind and no query, whatever its server has been sent: a batch without its end, or
+/// half a message behind a query that runs (bug 8: pgdog#803, where no time limit ended it).
+#[test]
+fn half_a_batch_keeps_no_locks() {
+    let pooled = pooled(TABLE, |builder| builder);
+    let batch = |sql: &str| [parse("", sql, &[]), bind("", "", &[]), execute("", 0), sync()];
+    let locks = "select count(*) from pg_locks where relation = 't'::regclass";
+    let quiet = || {
+        let busy = pooled.database.backends(USER).iter().any(|backend| backend.state != "idle");
+        !busy && pooled.database.scalar(locks) == "0"
+    };
+    for sql in ["lock table t", "insert into t values (1)", "select pg_sleep(600), count(*) from t"] {
+        let batch = batch(sql);
+        for part in [&batch[..1], &batch[..2], &batch[..3], &batch] {
+            let whole = part.concat();
+            let halved = [&whole[..], &query("select 1")[..7]].concat();
+            for (number, bytes) in [whole.clone(), halved, [whole, flush()].concat()].iter().enumerate() {
+                let mut client = pooled.connect();
+                client.execute("begin");
+                client.send(bytes);
+                DEATHS[number % 2](client);
+                let what = format!("nothing is left of {} messages of {sql}, way {number}", part.len());
+                eventually(&what, Duration::from_secs(3), quiet);
+            }
+        }
+    }
+    assert_eq!(pooled.connect().scalar("select count(*) from t"), "0");
+}
+
+/// The path of requests is slower than that of cancels: what a dead client has asked for has not begun when its cancel
+/// comes, and is cancelled all the same, whether the server can be kept or not.
+#[test]
+fn a_cancel_comes_before_its_query() {
+    let database = Postgres::shared().database("slow");
+    let tap = Tap::with_rules(Postgres::shared().address(), |opening| match opening.is_cancel {
+        true => Rule::default(),
+        false => Rule { delay_to_server: Duration::from_millis(300), ..Rule::default() },
+    });
+    let line = format!("host=127.0.0.1 port={}", tap.port());
+    let pooler = pooler().setting("default_pool_size", 1).database_line(database.name(), &line).start();
+    for end in [&b""[..], &query("select 1")[..7]] {
+        let mut client = pooler.connect(database.name());
+        client.execute("select 1");
+        client.send([&query("select pg_sleep(600)"), end].concat());
+        eventually("the pooler has it", SOON, || {
+            pooler
+                .console()
+                .query("show servers")
+                .rows()
+                .iter()
+                .flatten()
+                .any(|v| v.as_deref() == Some("active"))
+        });
+        client.abort();
+        assert_eq!(pooler.connect(database.name()).scalar("select 42"), "42");
+        let active =
+            || database.backends(USER).iter().filter(|backend| backend.query.contains("sleep")).count();
+        eventually("no query is left", Duration::from_secs(3), || active() == 0);
+    }
+}
+
+/// With `client_gone_cancel` off what a client has asked for is finished without it, and its server is kept; but a
+/// transaction that it has left open is rolled back, and no statement runs longer than `statement_timeout`.
+#[test]
+fn who_leaves_may_let_it_finish() {
+    let pooled = pooled(TABLE, |builder| {
+        builder.setting("client_gone_cancel", "off").setting("statement_timeout", "2s")
+    });
+    let mut watcher = pooled.database.connect();
+    let pid = pooled.connect().backend_pid();
+    let requests = [
+        query("select pg_sleep(0.3); insert into t values (1)"),
+        [query("begin; insert into t values (2)"), query("select pg_sleep(0.3)")].concat(),
+        [&insert(3)[..], &parse("", "select pg_sleep(0.3)", &[]), &bind("", "", &[]), &execute("", 0)]
+            .concat(),
+        [query("insert into t select 4 from pg_sleep(0.3)"), query(COPY_IN), copy_data(b"5\tfive\n")]
+            .concat(),
+        query("insert into t select 6 from pg_sleep(600)"),
+    ];
+    for (number, request) in requests.iter().enumerate() {
+        let mut client = pooled.connect();
+        client.send(request);
+        let runs = || {
+            let active = "select count(*) from pg_stat_activity where pid = ";
+            watcher.scalar(&format!("{active} {pid} and wait_event = 'PgSleep'")) == "1"
+        };
+        eventually("it runs", SOON, runs);
+        DEATHS[number % 2](client);
+        assert_eq!(pooled.connect().backend_pid(), pid, "after request {number}");
+    }
+    let kept = "select string_agg(id::text, ' ' order by id) from t";
+    assert_eq!(watcher.scalar(kept), "1 4");
+    drop(watcher);
     pooled.settle();
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use support::frontend::*;
 use support::postgres::{Options, Postgres, SUPERUSER};
+use support::wait::eventually;
 use support::wire::Client;
 
 use crate::common::{pooled, pooler};
@@ -26,6 +27,20 @@ fn terminate_right_behind_a_copy() {
         let begin = Instant::now();
         assert_eq!(pooled.connect().scalar("select count(*) from t"), "0");
         assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
+    }
+}
+
+/// A request, `Terminate` behind it, and the connection closed: it runs wherever there is a free server, of the worker that
+/// has the client or of another one.
+#[test]
+fn a_request_on_the_way_out() {
+    let pooled = pooled("create table t (id int)", |builder| builder.setting("workers", 2));
+    for count in 1..=30 {
+        let mut client = pooled.connect();
+        client.send([query("insert into t values (1)"), terminate()].concat());
+        drop(client);
+        let count = count.to_string();
+        eventually("it ran", SOON, || pooled.connect().scalar("select count(*) from t") == count);
     }
 }
 

@@ -691,7 +691,16 @@ fn a_parameter_that_is_refused() {
             client.send([request.clone(), query("insert into t values (2)")].concat());
             let reply = client.expect_closed();
             assert_eq!(reply.tags(), "E", "{reply:?}");
-            assert_fatal(&reply.error().expect("an error"), VIOLATION, "invalid server parameter");
+            let direct =
+                Client::try_login(&Target { address: pooled.database.target().address, ..target.clone() });
+            let direct = direct.map(drop).map_err(LoginError::refusal).expect_err("a refused login");
+            assert_fatal(&direct, "22023", "invalid value for parameter \"TimeZone\": \"No/Where\"");
+            let told = reply.error().expect("an error");
+            assert_fatal(&told, direct.code(), direct.message());
+            assert_eq!(
+                [b'D', b'H'].map(|field| told.get(field)),
+                [b'D', b'H'].map(|field| direct.get(field))
+            );
             assert_eq!(other.scalar("select count(*) from t"), "0", "the request was run all the same");
             assert_eq!(other.scalar("show application_name"), "");
         }
@@ -718,7 +727,8 @@ fn a_parameter_that_only_another_database_accepts() {
         let mut refused = Client::login(&pooler.target("euc_jp").param("client_encoding", "LATIN1"));
         refused.send(query("insert into t values ('\u{e9}')"));
         let reply = refused.expect_closed();
-        assert_fatal(&reply.error().expect("an error"), VIOLATION, "invalid server parameter");
+        let told = reply.error().expect("an error");
+        assert_fatal(&told, "0A000", "invalid value for parameter \"client_encoding\": \"LATIN1\"");
         assert_eq!(owner.scalar("select count(*) from t"), "0", "it ran without its encoding");
     }
     drop((owner, pooler));

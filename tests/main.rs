@@ -5,22 +5,37 @@
 #![allow(clippy::print_stdout, reason = "what a test has measured is shown with --nocapture")]
 
 mod bulk;
+mod calls;
+mod cancel_races;
 mod cancels;
 mod chaos;
 mod common;
 mod console;
 mod copy;
+mod dead_peers;
+mod deadlines;
 mod deaths;
 mod demo;
+mod events;
 mod extended;
 mod hostile;
+mod kept_servers;
+mod leaks;
 mod leaving;
 mod limits;
 mod logins;
+mod memory;
 mod modes;
+mod notify;
+mod one_by_one;
+mod overload;
+mod peers;
+mod pins;
 mod pipelines;
 mod prepared;
 #[allow(dead_code)]
 mod probe;
+mod settings_follow;
 mod simple;
 mod state;
+mod timeouts;

@@ -1,11 +1,15 @@
 //! Prepared statements of the extended protocol in transaction mode: a client's names are its own, whichever server it
 //! gets, and everything is answered as PostgreSQL answers it. (Bugs 40 to 48 of other poolers.)
 
+use std::time::Duration;
+
 use support::frontend::*;
 use support::oracle::Script;
+use support::wait::eventually;
 use support::wire::Client;
 
 use crate::common::{Configure, pooled, ways};
+use crate::console::table;
 
 /// Poolers whose clients meet every state of a server: one connection shared by all clients, a fresh connection for each
 /// transaction, room for a single statement.
@@ -35,6 +39,7 @@ fn between(script: Script, number: usize) -> Script {
     script.on(0)
 }
 
+/// Row 42, too: `Describe` alone, wherever the client comes to.
 #[test]
 fn a_statement_lives_as_long_as_its_client() {
     let script = Script::new().send([parse("s", SELECT, &[]), describe_statement("s"), sync()]).ready(1);
@@ -136,6 +141,24 @@ fn a_pipeline_across_a_failed_transaction() {
     check("", &script.drop_fields(b"LR"));
 }
 
+/// A server that is given a statement in a batch that fails may not have it in the next.
+#[test]
+fn a_pipeline_behind_what_was_skipped() {
+    let script = Script::new().send([parse("s", "select 'mine'", &[]), sync()]).ready(1);
+    let script =
+        between(script, 1).send([call("nobody", &[]), call("s", &[]), sync(), call("s", &[]), sync()]);
+    let script = between(script.ready(2), 2);
+    let script =
+        script.send([query("begin"), query("select 1/0"), call("s", &[]), sync(), query("rollback")]);
+    let script = script.send([call("s", &[]), sync()]).ready(5);
+    // What makes room for another may be skipped, too.
+    let other = |name: &str| [parse(name, "select 'other'", &[]), call(name, &[])].concat();
+    let script =
+        script.send([call("nobody", &[]), other("o"), sync(), call("s", &[]), sync(), other("o"), sync()]);
+    check("", &script.ready(3).send([call("s", &[]), sync()]).ready(1).drop_fields(b"LR"));
+}
+
+/// Row 17.
 #[test]
 fn the_unnamed_statement_is_the_clients_own() {
     let script = Script::new().send([parse("", "select 'mine', $1::int", &[]), sync()]).ready(1);
@@ -219,6 +242,15 @@ fn long_values() {
     check("", &script.send([call("s", &[Some("short")]), call("s", &[Some(&long)]), sync()]).ready(1));
 }
 
+/// Replies that the pooler gives itself come in front of the others also to who says good-bye behind its requests.
+#[test]
+fn a_known_statement_and_good_bye() {
+    let made = |name: &str| [parse(name, "select 'known'", &[]), call(name, &[])].concat();
+    let script = Script::new().send([made("s"), sync()]).ready(1);
+    let last = [close_statement("s"), made("t"), parse("u", "select 'new'", &[]), sync(), terminate()];
+    check("", &script.send(last).closed());
+}
+
 /// Row 41: who dies in the middle leaves nothing that others trip over.
 #[test]
 fn a_client_that_dies_before_its_statement_was_made() {
@@ -260,7 +292,7 @@ fn a_server_keeps_so_many_and_no_more() {
 #[test]
 fn a_long_unnamed_statement_is_nobody_elses() {
     let pooled = pooled("", |builder| builder.setting("session_state", "discard"));
-    let long = format!("select 'mine' -- {}", "x".repeat(400_000));
+    let long = format!("select 'mine' -- {}", "x".repeat(3_000_000));
     let (mut owner, mut other) = (pooled.connect(), pooled.connect());
     owner.send_all([parse("", &long, &[]), sync()]);
     assert_eq!(owner.read_until_ready().tags(), "1Z");
@@ -268,4 +300,364 @@ fn a_long_unnamed_statement_is_nobody_elses() {
     assert_eq!(owner.read_until_ready().tags(), "2DCZ");
     other.send_all([call("", &[]), sync()]);
     assert_eq!(other.read_until_ready().error_code(), "26000");
+}
+
+/// Statements with thousands of parameters take hundreds of kilobytes, and are as good as others.
+#[test]
+fn long_statements_follow_their_client() {
+    let long = |what: &str| format!("select '{what}', $1::text -- {}", "x".repeat(400_000));
+    let script = Script::new().send([parse("s", &long("mine"), &[]), sync()]).ready(1);
+    let script = between(script, 1).send([call("s", &[Some("1")]), sync()]).ready(1);
+    let script = script.on(2).send([call("s", &[Some("1")]), sync()]).ready(1);
+    let script =
+        script.send([parse("s", &long("another"), &[]), call("s", &[Some("1")]), sync()]).ready(1).on(0);
+    let script = script.send([parse("", &long("unnamed"), &[]), describe_statement(""), sync()]).ready(1);
+    let script = between(script, 1).send([call("", &[Some("1")]), call("s", &[Some("1")]), sync()]).ready(1);
+    let script = script.send([close_statement("s"), sync(), call("s", &[Some("1")]), sync()]).ready(2);
+    check("", &script);
+}
+
+/// Whose statement is too long even for that keeps its server, and nobody else finds it there.
+#[test]
+fn a_client_keeps_its_server_for_a_very_long_statement() {
+    for state in ["preserve", "discard"] {
+        let pooled = pooled("", |b| b.setting("default_pool_size", 2).setting("session_state", state));
+        let long = |what: &str| parse("s", &format!("select '{what}' -- {}", "x".repeat(3_000_000)), &[]);
+        let mut clients = ["a", "b"].map(|what| {
+            let mut client = pooled.connect();
+            client.send_all([long(what), sync()]);
+            assert_eq!(client.read_until_ready().tags(), "1Z");
+            client
+        });
+        for (client, what) in clients.iter_mut().zip(["a", "b"]) {
+            client.send_all([call("s", &[]), sync()]);
+            assert_eq!(client.read_until_ready().rows(), [[Some(what.to_owned())]]);
+        }
+        let mut console = pooled.pooler.console();
+        eventually("both are shown", Duration::from_secs(10), || {
+            let pins = table(&mut console, "PINS");
+            pins.len() == 2 && pins.iter().all(|pin| pin.text("reasons") == "long statement")
+        });
+        drop(clients);
+        let mut next = pooled.connect();
+        next.send_all([call("s", &[]), sync()]);
+        assert_eq!(next.read_until_ready().error_code(), "26000");
+    }
+}
+
+/// Row 2: replies that the pooler gives itself come in their turn, as often as they are due.
+#[test]
+fn many_changes_in_a_batch() {
+    let turn = |n: usize| {
+        let text = ["select 'a'", "select 'b'", "select 'c'"][n % 3];
+        [parse("s", text, &[]), call("s", &[]), close_statement("s"), close_statement("s")].concat()
+    };
+    let script = Script::new().send((0..20).map(turn).chain([sync()])).ready(1);
+    let script = script.send((0..20).map(|n| [turn(n), sync()].concat())).ready(20);
+    let script = script.on(1).send([parse("s", "select 'a'", &[]), call("s", &[]), sync()]).ready(1);
+    check(
+        "",
+        &script.on(0).send([turn(1), parse("s", "selec", &[]), turn(2), sync(), turn(1), sync()]).ready(2),
+    );
+}
+
+/// Row 16: so do they in front of an error, and of a row that comes in many pieces.
+#[test]
+fn a_known_statement_before_an_error_and_a_large_row() {
+    let made = || parse("s", "select 1 / $1::int, repeat('x', 1000000 * $1)", &[]);
+    let script = Script::new().on(1).send([made(), sync()]).ready(1).on(0);
+    let script = script.send([made(), call("s", &[Some("1")]), sync()]).ready(1);
+    let script = script.send([close_statement("s"), made(), call("s", &[Some("one")]), sync()]).ready(1);
+    let script = script.send([call("s", &[Some("0")]), sync(), close_statement("s"), sync()]).ready(2);
+    check(
+        "",
+        &script.send([made(), bind("", "nobody", &[]), sync(), call("s", &[Some("2")]), sync()]).ready(2),
+    );
+}
+
+/// Row 22: a driver prepares what ends transactions, too; on whichever server, in whatever state, it is there.
+#[test]
+fn a_prepared_commit() {
+    let run = |name: &str| [call(name, &[]), sync()].concat();
+    let mut script = Script::new();
+    for text in ["begin", "commit", "rollback", "insert into t values (3, 'three')"] {
+        script = script.send([parse(text, text, &[]), sync()]).ready(1);
+    }
+    script = between(script, 1).send([run("begin"), run("insert into t values (3, 'three')")]).ready(2);
+    script = script.send([run("commit")]).ready(1);
+    script = between(script, 2).send([run("begin")]).ready(1).query("select 1/0");
+    script = script.send([run("insert into t values (3, 'three')"), run("commit")]).ready(2);
+    script = between(script, 3).send([run("begin"), run("insert into t values (3, 'three')"), run("commit")]);
+    script =
+        script.ready(3).send([run("begin")]).ready(1).query("select 1/0").send([run("rollback")]).ready(1);
+    check(TABLE, &script.rows("select * from t order by 1").drop_fields(b"LR"));
+}
+
+/// Changes of the schema made by a client of the pool, and such as the pooler hears nothing of.
+const CHANGES: [&str; 2] = [
+    "alter table t add column more int default 7",
+    "do $$ begin execute 'alter table t add column more int default 7'; end $$",
+];
+
+const ALL: &str = "select * from t where id = $1";
+
+/// Rows 23 and 45: a client that comes after a change of the schema finds the new columns, described or not, whoever had
+/// the text before; who was told of the old ones learns of the change in PostgreSQL's words, and it heals.
+#[test]
+fn after_ddl_a_new_client_sees_the_new_columns() {
+    for change in CHANGES {
+        let prepared = |script: Script, client| {
+            script.on(client).send([parse("s", ALL, &[]), describe_statement("s"), sync()]).ready(1)
+        };
+        let used = |script: Script, client: usize| {
+            script.on(client).send([call("s", &[Some("1")]), sync()]).ready(1)
+        };
+        let mut script = prepared(Script::new(), 0);
+        script = used(prepared(script, 1), 0);
+        script = used(script, 1).on(2).query(change);
+        script = used(prepared(script, 3), 3);
+        // Those that were told of two columns.
+        script = used(used(script, 0), 1);
+        script = used(script, 0).send([close_statement("s"), sync()]).ready(1);
+        script = used(prepared(script, 0), 0);
+        script = script.on(1).query("begin");
+        script = used(used(script, 1), 1).query("rollback");
+        script = used(prepared(script.on(1).query("deallocate all"), 1), 1);
+        script = used(used(script, 3), 0);
+        check(TABLE, &script.drop_fields(b"L"));
+    }
+}
+
+/// Only a description tells that a parameter has another type: what is parsed behind a change is
+/// parsed by the server, also by who makes the change, before it is committed, and when it is rolled back.
+#[test]
+fn what_is_parsed_behind_ddl_knows_of_it() {
+    const CHANGE: &str = "alter table t alter column v type int using 0";
+    let made = |name: &str| {
+        [parse(name, "update t set v = $2 where id = $1", &[]), describe_statement(name), sync()].concat()
+    };
+    let script = Script::new().send([made("before")]).ready(1).on(1).send([made("before")]).ready(1);
+    let script = script.query("begin").query(CHANGE).send([made("changed")]).ready(1);
+    let script = script.send([call("changed", &[Some("1"), Some("5")]), sync()]).ready(1).query("rollback");
+    let script = script.send([made("undone")]).ready(1).on(2).send([made("new")]).ready(1);
+    let script = script.send([query(CHANGE), made("behind")]).ready(2).on(3).send([made("new")]).ready(1);
+    let script =
+        script.query("begin").send([call("new", &[Some("1"), Some("6")]), sync()]).ready(1).query("commit");
+    let back = [parse("", "alter table t alter column v type text", &[]), call("", &[])].concat();
+    let script = script.on(1).send([back, made("in its batch")]).ready(1);
+    check(TABLE, &script.on(2).send([made("newer")]).ready(1).rows("select * from t order by id"));
+}
+
+/// The same for clients that are told of the columns with every execution, or never: outside a transaction they do not
+/// see that their statement had to be parsed again, since it did not run.
+#[test]
+fn a_stale_statement_is_parsed_again() {
+    for change in CHANGES {
+        let pooled = pooled(TABLE, |builder| builder);
+        let (mut told, mut silent) = (pooled.connect(), pooled.connect());
+        for client in [&mut told, &mut silent] {
+            client.send_all([parse("s", ALL, &[]), sync()]);
+            client.read_until_ready();
+        }
+        let columns = |client: &mut Client, describe: Vec<u8>| {
+            client.send_all([bind("", "s", &[Some("1")]), describe, execute("", 0), sync()]);
+            let reply = client.read_until_ready();
+            reply.rows().first().map(Vec::len).ok_or_else(|| reply.error_code())
+        };
+        assert_eq!(columns(&mut told, describe_portal("")), Ok(2));
+        assert_eq!(columns(&mut silent, vec![]), Ok(2));
+        told.query(change);
+        assert_eq!(columns(&mut silent, vec![]), Ok(3), "{change}");
+        assert_eq!(columns(&mut told, describe_portal("")), Ok(3));
+        assert_eq!(columns(&mut told, vec![]), Ok(3));
+        // Nothing in front of it counts, and a Sync is still to come.
+        silent.query(&change.replace("more", "still_more"));
+        let batch = [close_statement("nobody"), call("s", &[Some("2")])].concat();
+        silent.send_all([batch, call("s", &[Some("1")]), flush()]);
+        let mut tags = String::new();
+        while !tags.ends_with("2DC2DC") && !tags.ends_with('E') {
+            tags.push(silent.read().tag as char);
+        }
+        silent.send_all([sync()]);
+        assert_eq!((tags.as_str(), silent.read_until_ready().tags().as_str()), ("32DC2DC", "Z"));
+        // Who was told of the columns and is not told again would take the rows for something else.
+        assert_eq!(columns(&mut told, vec![]), Err("0A000".to_owned()));
+        assert_eq!(columns(&mut told, describe_portal("")), Ok(4));
+        assert_eq!(columns(&mut told, vec![]), Ok(4));
+    }
+}
+
+/// What was executed is not executed again, and what comes behind is neither lost nor done twice.
+#[test]
+fn what_has_begun_is_not_sent_again() {
+    let setup = format!("{TABLE}; create table log (n int)");
+    let log = |n: u32| [parse("", &format!("insert into log values ({n})"), &[]), call("", &[])].concat();
+    for change in CHANGES {
+        let pooled = pooled(&setup, |builder| builder);
+        let (mut client, mut other) = (pooled.connect(), pooled.connect());
+        client.send_all([parse("s", ALL, &[]), call("s", &[Some("1")]), sync()]);
+        client.read_until_ready();
+        other.query(change);
+        client.send_all([log(1), call("s", &[Some("1")]), log(2), sync(), log(3), sync()]);
+        assert_eq!(client.read_until_ready().error_code(), "0A000");
+        assert_eq!(client.read_until_ready().tags(), "12CZ");
+        client.send_all([call("s", &[Some("1")]), sync(), log(4), sync()]);
+        let tags = [client.read_until_ready().tags(), client.read_until_ready().tags()];
+        assert_eq!(tags, ["2DCZ", "12CZ"], "{change}");
+        other.query("begin");
+        other.query(&change.replace("more", "still_more"));
+        other.query("commit");
+        client.send_all([call("s", &[Some("1")]), log(5), sync()]);
+        let reply = client.read_until_ready();
+        assert_eq!(reply.tags(), "2DC12CZ", "{reply:?}");
+        assert_eq!(other.scalar("select string_agg(n::text, '') from log"), "345");
+    }
+}
+
+/// Row 46: PHP's PDO ends the statements that it has made by the protocol with SQL; and SQL may execute them.
+#[test]
+fn sql_deallocates_and_executes_what_the_protocol_made() {
+    let made = |script: Script, name: &str| script.send([parse(name, SELECT, &[]), sync()]).ready(1);
+    let script = made(made(made(Script::new(), "a"), "Mixed Case"), "c");
+    let script = between(script, 1).send([call("a", &[Some("1")]), sync()]).ready(1);
+    let script = between(script, 2).query("deallocate a").send([call("a", &[Some("1")]), sync()]).ready(1);
+    let script = made(script, "a").query("execute a(2)").query("explain (costs off) execute a(2)");
+    let script = between(script, 3).query("begin").query("execute c(1); deallocate prepare \"Mixed Case\"");
+    let script = script.send([call("c", &[Some("2")]), sync()]).ready(1).query("execute c(2)");
+    let script = script.send([close_statement("c"), parse("c", "select 'new'", &[]), sync()]).ready(1);
+    let script = script.query("execute c").send([call("c", &[]), sync()]).ready(1);
+    // Neither is undone by a rollback; nor done where the server refuses it.
+    let script = script.query("rollback").send([call("Mixed Case", &[Some("1")]), sync()]).ready(1);
+    let script = script.query("begin").query("deallocate nobody").query("deallocate a").query("rollback");
+    let script = script.send([call("a", &[Some("1")]), sync()]).ready(1);
+    let script = script.query("deallocate a; select 1/0; deallocate c");
+    let script = script.send([call("a", &[Some("1")]), sync(), call("c", &[]), sync()]).ready(2);
+    // In a pipeline, and by the extended protocol.
+    let script =
+        made(script, "a").send([query("deallocate a"), call("a", &[Some("1")]), sync(), query("select 1")]);
+    let script = made(script.ready(3), "a").send([parse("", "execute a(1)", &[]), call("", &[]), sync()]);
+    let script = script.ready(1).send([parse("", "deallocate a", &[]), call("", &[]), sync()]).ready(1);
+    let script = script.send([call("a", &[Some("1")]), sync(), call("c", &[]), sync()]).ready(2);
+    check(TABLE, &script.query("deallocate c").query("deallocate c"));
+}
+
+/// Row 47: names that SQL has prepared are each client's own, and one namespace with those of the protocol.
+#[test]
+fn sql_prepares_beside_the_protocol() {
+    let mut script = Script::new();
+    for client in [0, 1] {
+        script =
+            script.on(client).query(&format!("prepare x(int) as select {client}, $1")).query("execute x(1)");
+        script = script.send([describe_statement("x"), call("x", &[Some("2")]), sync()]).ready(1);
+        // The name is taken.
+        script = script.send([parse("x", "select 3", &[]), sync()]).ready(1).query("prepare x as select 4");
+        script = script.send([parse("y", "select 5", &[]), sync()]).ready(1).query("prepare y as select 6");
+        script = script.send([call("y", &[]), sync()]).ready(1).query("deallocate x").query("execute x(1)");
+        script = script.send([parse("x", "select 7", &[]), call("x", &[]), sync()]).ready(1);
+    }
+    let script = script.on(0).query("execute x").query("execute y").query("prepare z as select 8");
+    let script = script.send([call("z", &[]), close_statement("z"), call("y", &[]), sync()]).ready(1);
+    let script = script.query("execute z").on(1).query("execute x").query("deallocate all");
+    check(TABLE, &script.query("execute x").on(0).send([call("x", &[]), sync()]).ready(1));
+}
+
+/// Nobody can fill the pooler's memory with statements: far above what a program needs the client is told, and closed.
+#[test]
+fn a_client_can_not_prepare_without_end() {
+    let pooled = pooled("", |builder| builder.setting("max_prepared_statements", 2));
+    let mut hostile = pooled.connect();
+    let filling = "x".repeat(60_000);
+    let refused = (0..2000).find_map(|n| {
+        hostile.send_all([parse(&format!("s{n}"), &format!("select {n} -- {filling}"), &[]), flush()]);
+        hostile.read().error().map(|error| (n, error.code().to_owned()))
+    });
+    let (many, code) = refused.expect("something must stop it");
+    assert!(many > 1000, "refused after {many}");
+    assert_eq!(code, "53200");
+    hostile.expect_closed();
+    let mut next = pooled.connect();
+    next.send_all([parse("s", "select 1", &[]), call("s", &[]), sync()]);
+    assert_eq!(next.read_until_ready().tags(), "12DCZ");
+}
+
+/// A function may drop what a server has without anybody seeing it: others find their statements all the same.
+#[test]
+fn statements_dropped_unseen_are_made_again() {
+    let pooled = pooled("", |builder| builder);
+    let (mut client, mut other) = (pooled.connect(), pooled.connect());
+    client.send_all([parse("s", "select 'mine'", &[]), describe_statement("s"), sync()]);
+    client.read_until_ready();
+    let mut drop_all = || assert_eq!(other.query("do 'begin execute ''deallocate all''; end'").tags(), "CZ");
+    drop_all();
+    client.send_all([call("s", &[]), sync()]);
+    assert_eq!(client.read_until_ready().tags(), "2DCZ");
+    drop_all();
+    client.send_all([query("begin"), call("s", &[]), sync()]);
+    assert_eq!([client.read_until_ready().tags(), client.read_until_ready().tags()], ["CZ", "EZ"]);
+    client.send_all([query("rollback"), query("begin"), call("s", &[]), sync()]);
+    assert_eq!([(); 3].map(|()| client.read_until_ready().tags()), ["CZ", "CZ", "2DCZ"]);
+}
+
+/// Behind a COPY that has failed nobody can tell where the answer to a Close would stand, so the server gives it. (So
+/// does tokio-postgres: the Sync behind its Execute is eaten by the COPY.)
+#[test]
+fn statements_closed_behind_a_failed_copy() {
+    let copy = [call("s", &[]), sync()];
+    let end = [copy_data(b"1\n"), copy_done(), sync(), close_statement("s"), sync()];
+    let script = Script::new().send([parse("s", "copy t from stdin", &[]), sync()]).ready(1);
+    let script = script.send(copy).until(b'G').send(end).ready(2).query("select 1");
+    check("create table t (id int primary key); insert into t values (1)", &script);
+}
+
+/// A batch that has failed takes nothing from the one behind it, which may have to wait for its outcome.
+#[test]
+fn unnamed_statements_behind_a_failed_batch() {
+    let run = |sql: &str| [parse("", sql, &[]), call("", &[]), sync()].concat();
+    let script = Script::new().send([parse("x", "select 1", &[]), sync()]).ready(1);
+    let script = script.send([run("select * from missing"), run("prepare y as select 2")]).ready(2);
+    let failing = [run("select * from missing"), run("execute y"), run("deallocate x"), run("deallocate y")];
+    check("", &script.send(failing).ready(4).query("select 1"));
+}
+
+/// What the pooler puts in the way of a name that is taken is gone behind the transaction, whatever became of the batches
+/// that it was put in front of: else it, or what came through, would be a stranger's.
+#[test]
+fn names_taken_in_pipelines_that_fail() {
+    let taken = |name: &str| parse(name, "select 'not mine'", &[]);
+    let script = Script::new().send([parse("s", "select 'mine'", &[]), sync()]).ready(1);
+    let script = script.send([describe_statement("nobody"), taken("s"), sync(), taken("s"), sync()]).ready(2);
+    let script = script.send([call("s", &[]), sync()]).ready(1);
+    let script = script.on(1).send([call("s", &[]), sync()]).ready(1).on(0);
+    // It would be put aside for what executes the statement, but that is skipped.
+    let script = script.send([parse("x", "execute s", &[]), sync()]).ready(1);
+    let script = script.send([taken("s"), call("x", &[]), sync()]).ready(1);
+    let script = script.on(1).send([call("s", &[]), sync()]).ready(1).on(0);
+    let script = script.send([taken("s"), close_statement("s"), sync(), call("s", &[]), sync()]).ready(2);
+    let script = script.on(1).send([taken("s"), call("s", &[]), sync()]).ready(1).on(0);
+    // Nor does it answer for a statement of its client's that failed.
+    let failing = [parse("", "deallocate all", &[]), call("", &[]), parse("u", "selec", &[]), sync()];
+    check("", &script.send(failing).send([describe_statement("u"), sync()]).ready(2));
+}
+
+/// What is made behind a statement that drops others is there, and what it drops is not, in one pipeline.
+#[test]
+fn statements_made_behind_those_that_drop_them() {
+    let made = |name: &str| [parse(name, "select 'made', $1::text", &[]), call(name, &[Some("x")])].concat();
+    for sql in ["discard all", "deallocate all", "deallocate s"] {
+        let script = Script::new().send([made("s"), made("t"), sync()]).ready(1);
+        let dropping = || [parse("", sql, &[]), call("", &[])].concat();
+        let script = script.send([dropping(), made("s"), made("new"), sync()]).ready(1);
+        let script =
+            script.send([call("s", &[Some("y")]), sync(), call("new", &[Some("y")]), sync()]).ready(2);
+        let script = script.on(1).send([call("s", &[Some("y")]), sync()]).ready(1).on(0);
+        let script =
+            script.send([dropping(), sync(), made("s"), sync(), query(sql), made("s"), sync()]).ready(4);
+        let script = script.send([call("s", &[Some("y")]), sync()]).ready(1);
+        // Skipped, or not executed, it drops nothing.
+        let script =
+            script.send([call("nobody", &[]), dropping(), sync(), call("s", &[Some("y")]), sync()]).ready(2);
+        let bound = [parse("", sql, &[]), bind("", "", &[])].concat();
+        let script = script.send([bound, call("s", &[Some("y")]), sync()]).ready(1);
+        check("", &script.on(1).send([call("s", &[Some("y")]), sync()]).ready(1));
+    }
 }

@@ -11,6 +11,7 @@ use pooler::control::Control;
 use protocol::error_fields::ErrorMessage;
 use protocol::message;
 use protocol::sqlstate::SqlState;
+use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use crate::{operate, show};
@@ -47,7 +48,12 @@ impl AdminConsole {
             return Err(refused("admin access needed"));
         }
         match command {
-            Command::Show(item) => show::answer(item, control, &*self.configuration),
+            Command::Show(item) => {
+                // A table of thousands of clients takes milliseconds, in which this thread's clients would wait.
+                let (control, configuration) = (control.clone(), self.configuration.clone());
+                let answer = spawn_blocking(move || show::answer(item, &control, &*configuration)).await;
+                answer.unwrap_or_else(|error| Err(refused(error.to_string())))
+            }
             Command::SetIgnored => Ok(set_ignored()),
             Command::Pause(database) => operate::pause(control, database).await,
             Command::Resume(database) => operate::resume(control, database),

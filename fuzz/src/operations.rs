@@ -1,8 +1,8 @@
 use protocol::message::TxStatus;
-use protocol::session::{ClientMachine, Origin, Request, Route, ServerMachine};
+use protocol::session::{ClientMachine, Invented, Origin, Request, Route, ServerMachine};
 
 use crate::input::Input;
-use crate::postgres::{Postgres, Sent};
+use crate::postgres::{INVENTED, Postgres, Reply, Sent};
 
 /// Types that a client may send.
 const CLIENT_TAGS: &[u8] = b"QPBDECSFHdcf";
@@ -19,6 +19,7 @@ pub fn operations(data: &[u8]) {
     let mut world = World::new(input.byte() % 4 != 3);
     while !input.is_empty() && world.goes_on() {
         world.operation(&mut input);
+        world.take_invented();
         world.check();
     }
     world.finish();
@@ -76,7 +77,10 @@ impl World {
             137..148 => self.send_own(),
             148..190 => drop(self.postgres.step(input)),
             190..200 => while self.postgres.step(input) {},
-            200..240 => drop(self.receive()),
+            200..216 => drop(self.receive()),
+            216..226 => self.send_in_front(b"PCD"[op % 3]),
+            226..236 => self.invent([Invented::Parse, Invented::Close][op % 2]),
+            236..240 => drop(self.receive()),
             240..250 => self.receive_all(),
             250..255 => self.postgres.say_unasked(b"NSA"[op % 3]),
             _ => self.postgres.terminate(),
@@ -144,7 +148,50 @@ impl World {
         }
     }
 
+    /// The pooler puts a message in front of the client's next.
+    fn send_in_front(&mut self, tag: u8) {
+        self.complete_half();
+        if self.is_between_copies() && self.begin(tag, 0) {
+            self.server.on_sent(tag, Origin::InFront, true);
+            self.postgres.inbox.push_back(Sent { tag, origin: Origin::InFront, copies: 0 });
+        }
+    }
+
+    /// The pooler answers a message of the client's itself, in its turn; not if the server would skip it.
+    fn invent(&mut self, reply: Invented) {
+        self.complete_half();
+        if self.is_between_copies() && self.server.may_invent() && self.begin(b'P', 0) {
+            let skipped = self.server.skips_until_sync();
+            self.server.on_invented(reply);
+            if !skipped {
+                self.postgres.inbox.push_back(Sent { tag: INVENTED, origin: Origin::Client, copies: 0 });
+            }
+        }
+    }
+
+    fn is_between_copies(&self) -> bool {
+        self.copies == 0 && !self.owes_sync && !self.server.reads_copy()
+    }
+
+    /// What the pooler answers comes when everything before it has come, and not earlier.
+    fn take_invented(&mut self) {
+        if !self.goes_on() {
+            return;
+        }
+        self.postgres.pass_invented();
+        // What the server says unasked keeps no answer waiting.
+        let waits = |reply: &Reply| reply.origin.is_some();
+        while let Some(at) = self.postgres.outbox.iter().position(waits)
+            && self.postgres.outbox[at].tag == INVENTED
+        {
+            self.postgres.outbox.remove(at);
+            assert!(self.server.next_invented().is_some(), "an answer of the pooler's own is missing");
+        }
+        assert_eq!(self.server.next_invented(), None, "an answer of the pooler's own comes too early");
+    }
+
     fn receive(&mut self) -> bool {
+        self.take_invented();
         let Some(reply) = self.postgres.outbox.pop_front() else { return false };
         let route = match self.server.on_received(reply.tag, reply.status) {
             Ok(route) => route,
@@ -164,6 +211,8 @@ impl World {
         }
         match (reply.origin, route) {
             (Some(Origin::Client), Route::Forward) | (Some(Origin::Pooler), Route::Swallow) | (None, _) => {}
+            (Some(Origin::InFront), Route::Forward) if reply.tag == b'E' => {} // the client's
+            (Some(Origin::InFront), Route::Swallow) if reply.tag != b'E' => {}
             (Some(Origin::Pooler), Route::OwnRequestFailed) => self.given_up = true,
             (origin, route) => panic!("{:?} answers {origin:?}, not {route:?}", char::from(reply.tag)),
         }
@@ -189,6 +238,7 @@ impl World {
         for _ in 0..6 {
             while self.postgres.step(&mut nothing) {}
             self.receive_all();
+            self.take_invented();
             self.check();
             if self.server.idle().is_some() || self.postgres.closed || !self.goes_on() {
                 return;

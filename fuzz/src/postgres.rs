@@ -10,6 +10,9 @@ use protocol::session::Origin;
 
 use crate::input::Input;
 
+/// Marks, among the messages, one that the pooler answers.
+pub(crate) const INVENTED: u8 = b'i';
+
 /// A message on its way to the server.
 pub(crate) struct Sent {
     pub(crate) tag: u8,
@@ -91,8 +94,24 @@ impl Postgres {
         self.closed = true;
     }
 
+    /// Where the messages would be read that the pooler answers, if they were there, it answers.
+    pub(crate) fn pass_invented(&mut self) {
+        if self.copy.is_some() {
+            return;
+        }
+        let unanswered = |sent: &mut Sent| matches!(sent.tag, INVENTED | b'd' | b'c' | b'f' | b'H');
+        while let Some(sent) = self.inbox.pop_front_if(unanswered) {
+            if sent.tag != INVENTED {
+                self.message(sent, &mut Input::new(&[]));
+            } else if !self.ignore_till_sync {
+                self.answer(&[INVENTED], Origin::Client);
+            }
+        }
+    }
+
     /// Reads and answers one message; false if there is none.
     pub(crate) fn step(&mut self, input: &mut Input) -> bool {
+        self.pass_invented();
         if self.closed {
             return false;
         }

@@ -27,8 +27,16 @@ pub enum Show {
     Peers,
     /// `PEER_POOLS`
     PeerPools,
+    /// `PINS`: clients that keep their server. Not PgBouncer's.
+    Pins,
+    /// `EVENTS`: what was ended, cancelled or refused, and how often. Not PgBouncer's.
+    Events,
+    /// `PIN_TOTALS`: how often and why, by pool. Not PgBouncer's.
+    PinTotals,
     /// `POOLS`
     Pools,
+    /// `PREPARED`: statements that clients have prepared, by pool. Not PgBouncer's.
+    Prepared,
     /// `SERVERS`
     Servers,
     /// `SOCKETS`
@@ -122,7 +130,11 @@ pub const ITEMS: &[(&str, Show)] = &[
     ("mem", Show::Mem),
     ("peers", Show::Peers),
     ("peer_pools", Show::PeerPools),
+    ("events", Show::Events),
+    ("pins", Show::Pins),
+    ("pin_totals", Show::PinTotals),
     ("pools", Show::Pools),
+    ("prepared", Show::Prepared),
     ("servers", Show::Servers),
     ("sockets", Show::Sockets),
     ("state", Show::State),
@@ -169,7 +181,11 @@ impl Show {
             Show::Mem => MEM,
             Show::Peers => PEERS,
             Show::PeerPools => PEER_POOLS,
+            Show::Events => EVENTS,
+            Show::Pins => PINS,
+            Show::PinTotals => PIN_TOTALS,
             Show::Pools => POOLS,
+            Show::Prepared => PREPARED,
             Show::State => STATE,
             Show::Stats => STATS,
             Show::StatsAverages => STATS_AVERAGES,
@@ -298,6 +314,37 @@ const PEER_POOLS: &[Column] = &[
     int4("sv_login"),
 ];
 
+const PINS: &[Column] = &[
+    text("user"),
+    text("database"),
+    text("application_name"),
+    text("addr"),
+    int4("port"),
+    text("ptr"),
+    text("link"),
+    int4("id"),
+    int4("server_pid"),
+    text("reasons"),
+    text("statement"),
+    int8("seconds"),
+];
+
+/// A row for each reason of each pool; `current`, `refused` and `max_pins` are the pool's.
+const EVENTS: &[Column] = &[text("database"), text("user"), text("reason"), numeric("total")];
+
+const PIN_TOTALS: &[Column] = &[
+    text("database"),
+    text("user"),
+    int4("current"),
+    int4("max_pins"),
+    numeric("refused"),
+    text("reason"),
+    numeric("pins"),
+];
+
+/// Distinct texts that clients have prepared by name, and what they take.
+const PREPARED: &[Column] = &[text("database"), text("user"), int4("statements"), numeric("bytes")];
+
 const POOLS: &[Column] = &[
     text("database"),
     text("user"),
@@ -414,7 +461,11 @@ mod tests {
             ("mem", 5),
             ("peers", 4),
             ("peer_pools", 5),
+            ("pins", 12),
+            ("events", 4),
+            ("pin_totals", 7),
             ("pools", 17),
+            ("prepared", 4),
             ("servers", 21),
             ("sockets", 28),
             ("state", 2),
@@ -427,7 +478,7 @@ mod tests {
         ] {
             assert_eq!(Show::named(item).unwrap().columns().len(), columns, "{item}");
         }
-        assert_eq!(ITEMS.len(), 22 + FAKE_PARAMETERS.len());
+        assert_eq!(ITEMS.len(), 26 + FAKE_PARAMETERS.len());
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use pooler::config::{Database, Host, LoadBalance, Secret};
+use pooler::config::{Database, Host, LoadBalance, OwnTimeLimits, Secret};
 
 use crate::connstr;
 use crate::finding::{Place, Report, did_you_mean};
+use crate::limits;
 use crate::users;
 use crate::value::{self, Unit};
 
@@ -50,10 +51,7 @@ pub(crate) const KEYS: &[Key] = &[
         "number",
         "Port of the server, and the number in its Unix socket's name; without it, 5432.",
         |db, v| {
-            db.port = value::integer(v, Unit::None)
-                .and_then(|port| u16::try_from(port).ok())
-                .filter(|port| *port != 0)
-                .ok_or("a number from 1 to 65535")?;
+            db.port = port(v)?;
             Ok(())
         },
     ),
@@ -99,6 +97,28 @@ pub(crate) const KEYS: &[Key] = &[
         "As the setting of that name. Not PgBouncer's.",
         |db, v| {
             db.session_state = Some(users::session_state(v)?);
+            Ok(())
+        },
+    ),
+    key("audit_sample", "percent", "As the setting of that name. Not PgBouncer's.", |db, v| {
+        db.audit_sample = Some(users::share(v)?);
+        Ok(())
+    }),
+    key(
+        "max_pins_per_pool",
+        "number",
+        "As the setting of that name; 0: no limit; negative: inherited. Not PgBouncer's.",
+        |db, v| {
+            db.max_pins = users::pool_size(v)?;
+            Ok(())
+        },
+    ),
+    key(
+        "max_waiting_clients",
+        "number",
+        "As the setting of that name; 0: no limit; negative: inherited. Not PgBouncer's.",
+        |db, v| {
+            db.max_waiting = users::pool_size(v)?;
             Ok(())
         },
     ),
@@ -215,22 +235,28 @@ const STARTUP_ORDER: [&str; 4] = ["client_encoding", "datestyle", "timezone", "a
 
 fn set(database: &mut Database, key: &str, value: &str, place: &Place, report: &mut Report) {
     let name = database.name.clone();
-    let Some(row) = KEYS.iter().find(|row| row.name == key) else {
-        let message = format!("unrecognized connection parameter: {key}");
-        return report.fault(place, message, did_you_mean(key, KEYS.iter().map(|row| row.name)));
-    };
-    match row.set {
-        Set::Value(set) => {
-            if let Err(expected) = set(database, value) {
-                let message = format!("invalid {}: {value}", users::label(key));
-                report.fault(place, message, format!("database {name}: expected {expected}"));
-            }
-        }
-        Set::NotYet => {
+    let own = limits::OWN.iter().find(|row| row.name == key);
+    let set = match (own, KEYS.iter().find(|row| row.name == key).map(|row| &row.set)) {
+        (Some(own), _) => (own.set)(&mut database.times, value),
+        (None, Some(Set::Value(set))) => set(database, value),
+        (None, Some(Set::NotYet)) => {
             let message = format!("{key} of database {name} is not implemented in this version");
             report.fault(place, message, format!("{key} = {value} would have no effect; leave it out"));
+            return;
         }
+        (None, None) => {
+            let message = format!("unrecognized connection parameter: {key}");
+            return report.fault(place, message, did_you_mean(key, names()));
+        }
+    };
+    if let Err(expected) = set {
+        let message = format!("invalid {}: {value}", users::label(key));
+        report.fault(place, message, format!("database {name}: expected {expected}"));
     }
+}
+
+fn names() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().map(|row| row.name).chain(limits::OWN.iter().map(|row| row.name))
 }
 
 fn empty(name: &str) -> Database {
@@ -247,17 +273,28 @@ fn empty(name: &str) -> Database {
         reserve_pool_size: None,
         pool_mode: None,
         session_state: None,
+        audit_sample: None,
+        max_pins: None,
+        max_waiting: None,
         max_connections: None,
         max_client_connections: None,
         server_lifetime: None,
         query_wait_timeout: None,
+        times: OwnTimeLimits::default(),
         load_balance: LoadBalance::RoundRobin,
         connect_query: None,
         startup: Vec::new(),
     }
 }
 
-fn hosts(list: &str) -> Result<Vec<Host>, &'static str> {
+pub(crate) fn port(text: &str) -> Result<u16, &'static str> {
+    value::integer(text, Unit::None)
+        .and_then(|port| u16::try_from(port).ok())
+        .filter(|port| *port != 0)
+        .ok_or("a number from 1 to 65535")
+}
+
+pub(crate) fn hosts(list: &str) -> Result<Vec<Host>, &'static str> {
     list.split(',')
         .map(|host| match host.as_bytes().first() {
             None => Err("host names separated by single commas"),

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::settings::{Applies, Kind, SETTINGS, Setting, Status, Unit};
-use crate::{databases, users};
+use crate::{databases, limits, peers, users};
 
 /// The reference of all settings, as Markdown.
 pub fn reference() -> String {
@@ -16,12 +16,26 @@ pub fn reference() -> String {
     for key in databases::KEYS {
         line(&mut out, &[&format!("`{}`", key.name), key.value, key.help]);
     }
+    limit_keys(&mut out, limits::OWN.iter());
     out.push_str(USERS);
     for key in users::KEYS {
         line(&mut out, &[&format!("`{}`", key.name), key.value, key.help]);
     }
+    limit_keys(&mut out, limits::OWN.iter());
+    out.push_str(APPLICATIONS);
+    limit_keys(&mut out, limits::keys());
+    out.push_str(PEERS);
+    for key in peers::KEYS {
+        line(&mut out, &[&format!("`{}`", key.name), key.value, key.help]);
+    }
     out.push_str(FILES);
     out
+}
+
+fn limit_keys(out: &mut String, keys: impl Iterator<Item = &'static limits::Key>) {
+    for key in keys {
+        line(out, &[&format!("`{}`", key.name), key.value, key.help]);
+    }
 }
 
 fn row(out: &mut String, setting: &Setting) {
@@ -59,6 +73,7 @@ fn value(kind: Kind) -> String {
         Kind::Int { unit: Unit::Milliseconds, .. } => "milliseconds".into(),
         Kind::Mode => "octal".into(),
         Kind::Seconds => "seconds".into(),
+        Kind::Percent => "percent".into(),
         Kind::List => "names".into(),
         Kind::Text => "text".into(),
         Kind::Choice(choices) => words(choices),
@@ -132,11 +147,34 @@ password; that is for `auth_file`.
 |--|--|--|
 ";
 
-const FILES: &str = "
+const APPLICATIONS: &str = "
+## [applications]
+
+`PATTERN = key=value ...` gives limits in time to clients by the `application_name` that they have at the moment; `*` in
+the pattern stands for any text. The first entry that matches counts, and wins over the user's and the database's
+limits. The name is whatever a client says. Not a section of PgBouncer.
+
+| Key | Value | |
+|--|--|--|
+";
+
+const PEERS: &str = "
 ## [peers]
 
-Not in this version: must be empty.
+`NUMBER = key=value ...` is another instance, PgBouncer or pgferry, behind the same address (a load balancer, or
+`so_reuseport`); its number is its `peer_id`. A cancel request comes on a connection of its own and so may meet any of
+them; the key that each gives its clients carries its number, and a request with another's is passed on there, three
+times at most and within `cancel_wait_timeout`. All instances can have the same section: the own number in it is not
+used. All of it changes at a reload; clients that are connected keep their keys.
 
+Keys are those of PgBouncer and of protocol 3.0, eight bytes long: clients that ask for the longer ones of protocol 3.2
+are told that it is 3.0 here. Servers may give longer ones.
+
+| Key | Value | |
+|--|--|--|
+";
+
+const FILES: &str = "
 ## auth_file
 
 One user a line, `\"name\" \"secret\"`, always in double quotes; a quote inside is doubled, the rest of the line is

@@ -3,10 +3,11 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use pooler::config::{PoolMode, SessionState, User};
+use pooler::config::{PoolMode, SessionState, Share, User};
 
 use crate::connstr;
 use crate::finding::{Place, Report, did_you_mean};
+use crate::limits;
 use crate::value::{self, Unit};
 
 /// One key of a user's entry.
@@ -36,6 +37,15 @@ pub(crate) const KEYS: &[Key] = &[
         help: "As the setting of that name, for the pools in which this is the server-side user. Not PgBouncer's.",
         set: |user, v| {
             user.session_state = Some(session_state(v)?);
+            Ok(())
+        },
+    },
+    Key {
+        name: "audit_sample",
+        value: "percent",
+        help: "As the setting of that name, for the pools in which this is the server-side user. Not PgBouncer's.",
+        set: |user, v| {
+            user.audit_sample = Some(share(v)?);
             Ok(())
         },
     },
@@ -75,7 +85,14 @@ pub(crate) const KEYS: &[Key] = &[
             Ok(())
         },
     },
-    zero_only("query_timeout"),
+    inheriting(
+        "query_timeout",
+        "As the setting of that name, for the pools in which this is the server-side user; 0: inherited.",
+        |user, v| {
+            user.times.query = time_limit(v)?.map(Some);
+            Ok(())
+        },
+    ),
     Key {
         name: "query_wait_timeout",
         value: "seconds",
@@ -85,22 +102,49 @@ pub(crate) const KEYS: &[Key] = &[
             Ok(())
         },
     },
-    zero_only("idle_transaction_timeout"),
-    zero_only("transaction_timeout"),
-    zero_only("client_idle_timeout"),
+    inheriting(
+        "idle_transaction_timeout",
+        "As the setting of that name, for the pools in which this is the server-side user; 0: inherited.",
+        |user, v| {
+            user.times.idle_transaction = time_limit(v)?.map(Some);
+            Ok(())
+        },
+    ),
+    inheriting(
+        "transaction_timeout",
+        "As the setting of that name, for the pools in which this is the server-side user; 0: inherited.",
+        |user, v| {
+            user.times.transaction = time_limit(v)?.map(Some);
+            Ok(())
+        },
+    ),
+    inheriting(
+        "client_idle_timeout",
+        "As the setting of that name, for logins of this user; 0: inherited.",
+        |user, v| {
+            user.client_idle_timeout = time_limit(v)?;
+            Ok(())
+        },
+    ),
+    Key {
+        name: "max_waiting_clients",
+        value: "number",
+        help: "As the setting of that name, for the pools in which this is the server-side user; 0: no limit; negative: \
+               inherited. Not PgBouncer's.",
+        set: |user, v| {
+            user.max_waiting = pool_size(v)?;
+            Ok(())
+        },
+    },
 ];
 
-/// A timeout that this version accepts only where it inherits the global one, which it accepts only at 0.
-const fn zero_only(name: &'static str) -> Key {
-    Key {
-        name,
-        value: "0",
-        help: "As the setting of that name; only 0, inherited, in this version.",
-        set: |_, v| match time_limit(v)? {
-            None => Ok(()),
-            Some(_) => Err("0: this version does not implement it yet"),
-        },
-    }
+/// One of the limits that PgBouncer has; it can't take off a global one.
+const fn inheriting(
+    name: &'static str,
+    help: &'static str,
+    set: fn(&mut User, &str) -> Result<(), &'static str>,
+) -> Key {
+    Key { name, value: "seconds", help, set }
 }
 
 /// Reads one entry.
@@ -117,17 +161,26 @@ pub(crate) fn parse(name: &str, text: &str, place: &Place, report: &mut Report) 
     };
     let mut user = User::default();
     for (key, value) in pairs {
-        let Some(row) = KEYS.iter().find(|row| row.name == key) else {
-            let message = format!("unrecognized user parameter: {key}");
-            report.fault(place, message, did_you_mean(key, KEYS.iter().map(|row| row.name)));
-            continue;
+        let own = limits::OWN.iter().find(|row| row.name == key);
+        let set = match (own, KEYS.iter().find(|row| row.name == key)) {
+            (Some(own), _) => (own.set)(&mut user.times, &value),
+            (None, Some(row)) => (row.set)(&mut user, &value),
+            (None, None) => {
+                let message = format!("unrecognized user parameter: {key}");
+                report.fault(place, message, did_you_mean(key, names()));
+                continue;
+            }
         };
-        if let Err(expected) = (row.set)(&mut user, &value) {
+        if let Err(expected) = set {
             let message = format!("invalid {}: {value}", label(key));
             report.fault(place, message, format!("user {name}: expected {expected}"));
         }
     }
     Some(user)
+}
+
+fn names() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().map(|row| row.name).chain(limits::OWN.iter().map(|row| row.name))
 }
 
 /// The longest user name a start-up packet may carry, in bytes.
@@ -151,6 +204,11 @@ pub(crate) fn session_state(text: &str) -> Result<SessionState, &'static str> {
         _ if text.eq_ignore_ascii_case("discard") => Ok(SessionState::Discard),
         _ => Err("preserve or discard"),
     }
+}
+
+/// A percentage with up to four decimals.
+pub(crate) fn share(text: &str) -> Result<Share, &'static str> {
+    value::percent(text).map(Share::millionths).ok_or("a percentage from 0 to 100, decimals allowed")
 }
 
 /// A pool's size: negative inherits (`None`), 0 is no limit (`Some(None)`).

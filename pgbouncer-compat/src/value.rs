@@ -108,6 +108,14 @@ fn float(text: &str) -> Option<f64> {
     text.parse().ok().filter(|value: &f64| decimal && value.is_finite())
 }
 
+/// A percentage from 0 to 100, in millionths of the whole.
+pub(crate) fn percent(text: &str) -> Option<u32> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim_end();
+    float(number)
+        .filter(|percent| (0.0..=100.0).contains(percent))
+        .map(|percent| (percent * 1e4).round() as u32)
+}
+
 /// Any integer but 0 is true; beyond PgBouncer, the words of `postgresql.conf`.
 pub(crate) fn boolean(text: &str) -> Option<bool> {
     let is_one_of = |words: [&str; 3]| words.iter().any(|word| word.eq_ignore_ascii_case(text));
@@ -242,6 +250,16 @@ mod tests {
     fn lists() {
         assert_eq!(list(" a, b,,c d\te "), ["a", "b", "c", "d", "e"]);
         assert!(list("").is_empty());
+    }
+
+    #[test]
+    fn percentages() {
+        let cases =
+            [("0", Some(0)), ("0.1", Some(1_000)), ("100", Some(1_000_000)), ("33.3333 %", Some(333_333))];
+        let wrong = ["", "-1", "100.1", "ten", "nan", "5 per cent"].map(|text| (text, None));
+        for (text, expected) in cases.into_iter().chain(wrong) {
+            assert_eq!(percent(text), expected, "{text:?}");
+        }
     }
 
     #[test]

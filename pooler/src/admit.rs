@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use protocol::auth::AuthRequest;
+use protocol::error_fields::Severity;
 use protocol::message::{self, TxStatus};
 use protocol::params::Values;
 use protocol::startup::{self, Parsed, Replication, Startup, StartupPacket};
@@ -25,7 +26,7 @@ use crate::lifecycle::Phase;
 use crate::listen::Accepted;
 use crate::net::{Conversation, Peer};
 use crate::params::ParamSet;
-use crate::pool::{Counting, Db, Grant, NotConfigured, Pool, PoolRules, User, Welcome};
+use crate::pool::{Counting, Crowded, Db, Grant, NotConfigured, Pool, PoolRules, User, Welcome};
 use crate::shared::Shared;
 use crate::state::Settings;
 use crate::worker::{Leave, Local, Worker};
@@ -166,7 +167,9 @@ impl Arrival {
             return self.log_in_to_console(&config, &startup).await.map(Login::Console);
         }
         if shared.clients.sockets.get() > config.limits.max_client_conn {
-            return Err(Refusal::fatal("no more connections allowed (max_client_conn)").into());
+            return Err(Refusal::fatal("no more connections allowed (max_client_conn)")
+                .because("max_client_conn")
+                .into());
         }
         self.log_in_to_database(&config, &startup).await.map(|a| Login::Session(Box::new(a)))
     }
@@ -188,8 +191,9 @@ impl Arrival {
             match packet {
                 StartupPacket::Ssl | StartupPacket::GssEnc => self.conversation.send(b"N").await?,
                 StartupPacket::Cancel(cancel) => {
-                    let key = CancelKey::from_request(cancel.pid, &cancel.secret);
-                    cancel::request(&self.worker.shared, key).await;
+                    if let Some(key) = CancelKey::from_request(cancel.pid, &cancel.secret) {
+                        cancel::request(&self.worker.shared, key).await;
+                    }
                     return Ok(None);
                 }
                 StartupPacket::Startup(startup) => return Ok(Some(startup)),
@@ -215,10 +219,12 @@ impl Arrival {
         let db = db.map_err(|NotConfigured| {
             let name: String = startup.database().chars().take(63).collect();
             info!(peer = %self.label(), "login failed: db={name} user={}", startup.user());
-            Refusal::fatal(format!("no such database: {name}"))
+            Refusal::fatal(format!("no such database: {name}")).because("no such database")
         })?;
         if db.disabled.load(Relaxed) {
-            return Err(Refusal::fatal(format!("database \"{}\" is disabled", db.name)).into());
+            return Err(Refusal::fatal(format!("database \"{}\" is disabled", db.name))
+                .because("database is disabled")
+                .into());
         }
         if shared.phase() != Phase::Running {
             return Err(Refusal::fatal("pooler is shutting down").into());
@@ -273,6 +279,7 @@ impl Arrival {
         let settings = client.pool.settings.intern(Settings::new(client.params.untracked));
         let info = shared.clients.add(NewClient {
             id: self.id,
+            peer_id: config.peer_id,
             worker: self.worker.index,
             pool: client.pool.clone(),
             login: client.login,
@@ -315,13 +322,19 @@ impl Arrival {
         client: &Authenticated,
     ) -> Result<Arc<Welcome>, Denied> {
         let pool = &client.pool;
+        if let Some(welcome) = pool.welcome() {
+            return Ok(welcome);
+        }
+        let mut counted = pool
+            .join_crowd()
+            .map_err(|crowded| Refusal::from(crowded.message(Severity::Fatal)).because(Crowded::REASON))?;
         loop {
             if let Some(welcome) = pool.welcome() {
                 return Ok(welcome);
             }
-            let limit = pool.wait_limit(config, &client.login.name).map(|d| d.as_micros() as u64);
+            let limit = pool.wait_limit(config, &client.login.name, None);
             let home = self.worker.index;
-            let mut place = pool.wait(home, self.worker.shared.clock.micros(), limit, None);
+            let mut place = pool.wait(home, self.worker.shared.clock.micros(), limit, None, counted.take());
             if pool.is_removed() {
                 return Err(Refusal::fatal("database removed").into()); // nobody would serve this queue
             }
@@ -348,6 +361,7 @@ impl Arrival {
             Denied::Silent => "client unexpected eof".to_owned(),
         };
         if let Denied::Refused(refusal) = &denied {
+            self.worker.shared.events.count(refusal.reason());
             if config.log.pooler_errors {
                 warn!(peer = %self.label(), "pooler error: {reason}");
             }
@@ -382,12 +396,14 @@ fn within_client_limits(
     let own = config.users.get(&user.name).and_then(|u| u.max_client_connections);
     let limit = own.or(config.limits.max_user_client_connections);
     if limit.is_some_and(|most| user.clients.get() + more > most.get()) {
-        return Err(Refusal::fatal("client connections exceeded (max_user_client_connections)"));
+        return Err(Refusal::fatal("client connections exceeded (max_user_client_connections)")
+            .because("max_user_client_connections"));
     }
     let Some(db) = db else { return Ok(()) };
     let limit = db.spec.load().max_client_connections.or(config.limits.max_db_client_connections);
     if limit.is_some_and(|most| db.clients.get() + more > most.get()) {
-        return Err(Refusal::fatal("client connections exceeded (max_db_client_connections)"));
+        return Err(Refusal::fatal("client connections exceeded (max_db_client_connections)")
+            .because("max_db_client_connections"));
     }
     Ok(())
 }

@@ -15,58 +15,150 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::clients::CancelKey;
 use crate::config::Host;
+use crate::events::report;
 use crate::net::{Peer, Stream};
+use crate::peers;
 use crate::pool::Pool;
 use crate::server::{ServerInfo, dial};
 use crate::shared::Shared;
 use crate::worker::{Local, Order, Worker};
 
-/// Cancel requests on their way to one server while one client has it.
+/// Cancel requests for what one server does while one client has it. They are numbered in the order in which they come.
 #[derive(Debug, Default)]
 pub(crate) struct Cancels {
-    in_flight: Cell<u32>,
-    /// One was written: the server may still get its signal.
+    /// How many have come.
+    asked: Cell<u64>,
+    /// One that is sent to the server does for all that have come by then: up to which number.
+    covered: Cell<u64>,
+    /// Up to which number they have arrived.
+    landed: Cell<u64>,
+    /// A connection for the next is being opened.
+    dialling: Cell<bool>,
+    /// Were sent, and are not known to have arrived.
+    under_way: Cell<u32>,
+    /// One was sent: the server may still get its signal.
     sent: Cell<bool>,
-    /// One was written, and the server has not confirmed in time that it has come: it may come at any time.
+    /// One was sent, and the server has not confirmed in time that it has come: it may come at any time.
     unconfirmed: Cell<bool>,
-    landed: Notify,
+    changed: Notify,
+}
+
+/// Requests under way to one server; more wait, since a server that does not answer so many is not helped by another.
+const MOST_UNDER_WAY: u32 = 4;
+
+/// How long a request may take.
+pub(crate) fn time_limit(shared: &Shared) -> Duration {
+    const UNLIMITED: Duration = Duration::from_secs(60); // not for ever: a client that keeps its server waits for it
+    shared.config.load().timeouts.cancel_wait.unwrap_or(UNLIMITED)
 }
 
 impl Cancels {
-    fn begin(&self) {
-        self.in_flight.set(self.in_flight.get() + 1);
+    fn ask(&self) -> u64 {
+        self.asked.set(self.asked.get() + 1);
+        self.asked.get()
     }
 
-    fn end(&self) {
-        self.in_flight.set(self.in_flight.get() - 1);
-        self.landed.notify_one();
+    /// A connection for the request with this number may be opened.
+    fn may_dial(&self, number: u64) -> bool {
+        self.covered.get() < number && !self.dialling.get() && self.under_way.get() < MOST_UNDER_WAY
     }
 
-    /// Waits until none is in flight. Returns whether one was sent.
+    /// The server may get a signal that was meant for what it was doing.
+    pub(crate) fn are_under_way(&self) -> bool {
+        self.under_way.get() > 0
+    }
+
+    /// Those who wait for something are to look again.
+    pub(crate) fn look_again(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until none is under way; what was not sent by the end of its request will not be. Returns whether one was.
     ///
     /// # Errors
     /// One was sent and may still hit whatever the server does.
     pub(crate) async fn settle(&self) -> Result<bool, &'static str> {
-        while self.in_flight.get() > 0 {
-            self.landed.notified().await;
+        while self.are_under_way() {
+            self.changed.notified().await;
         }
         if self.unconfirmed.get() { Err(UNCONFIRMED) } else { Ok(self.sent.get()) }
     }
 }
 
+/// A request that is being sent.
+struct Sending<'a> {
+    cancels: &'a Cancels,
+    /// Once it was sent: up to which number it does for all.
+    covers: Option<u64>,
+    confirmed: bool,
+}
+
+impl<'a> Sending<'a> {
+    fn begin(cancels: &'a Cancels) -> Sending<'a> {
+        cancels.dialling.set(true);
+        Sending { cancels, covers: None, confirmed: false }
+    }
+
+    /// It is written now.
+    fn sent(&mut self) {
+        let cancels = self.cancels;
+        self.covers = Some(cancels.asked.get());
+        cancels.covered.set(cancels.asked.get());
+        cancels.dialling.set(false);
+        cancels.under_way.set(cancels.under_way.get() + 1);
+        cancels.sent.set(true);
+        cancels.look_again();
+    }
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        let cancels = self.cancels;
+        match self.covers {
+            None => cancels.dialling.set(false),
+            Some(covers) => {
+                cancels.under_way.set(cancels.under_way.get() - 1);
+                match self.confirmed {
+                    true => cancels.landed.set(cancels.landed.get().max(covers)),
+                    false => cancels.unconfirmed.set(true),
+                }
+            }
+        }
+        cancels.look_again();
+    }
+}
+
+/// What a request is counted as that a client has sent.
+pub(crate) const REASON: &str = "cancel request";
+
 /// Why a server is closed that a cancel request may still be on its way to.
 pub(crate) const UNCONFIRMED: &str = "cancel request not confirmed by the server";
 
-/// Passes a `CancelRequest` on to the worker of its client, and waits until it was dealt with.
-pub(crate) async fn request(shared: &Shared, key: Option<CancelKey>) {
-    let Some(client) = key.and_then(|key| shared.clients.by_key(key)) else { return };
+/// Passes a `CancelRequest` on to the worker of its client, or to the peer whose client it is, and waits until it was
+/// dealt with.
+pub(crate) async fn request(shared: &Shared, key: CancelKey) {
+    let own = shared.config.load().peer_id;
+    let is_home = key.peer() == own;
+    let known = shared.clients.by_key(if own != 0 && is_home { key.with_all_hops() } else { key });
+    let Some(client) = known else {
+        if own != 0 && !is_home {
+            peers::forward(shared, key).await;
+        }
+        return;
+    };
     let (done, finished) = oneshot::channel();
     shared.order(client.worker, Order::Cancel(client, done));
     let _ = finished.await;
 }
 
-/// Cancels what a client is doing: its wait for a server, or its running query. `_done` is dropped at the end.
-pub(crate) async fn cancel(worker: Rc<Worker>, local: Rc<Local>, _done: oneshot::Sender<()>) {
+/// Cancels what a client is doing: its wait for a server, or its running query, of which only this `statement` if one is
+/// given. `_done` is dropped at the end.
+pub(crate) async fn cancel(
+    worker: Rc<Worker>,
+    local: Rc<Local>,
+    statement: Option<u64>,
+    _done: oneshot::Sender<()>,
+) {
     let pool = &local.info.pool;
     if let Some(ticket) = local.ticket.get()
         && pool.cancel_wait(worker.index, ticket)
@@ -77,52 +169,61 @@ pub(crate) async fn cancel(worker: Rc<Worker>, local: Rc<Local>, _done: oneshot:
     let target = local.server.borrow().clone();
     let (Some(target), true) = (target, local.busy.get()) else { return };
     let cancels = local.cancels.borrow_mut().get_or_insert_default().clone();
-    cancels.begin();
+    let number = cancels.ask();
     let _counted = pool.cancelling.count();
-    let limit = worker.shared.config.load().timeouts.cancel_wait;
-    let still_meant = || local.busy.get() && local.request.get() == request;
-    let sent = Cell::new(false);
-    let forwarding = async {
-        // The pooler's own statement in front of the client's must not be hit.
-        while local.preparing.get() && still_meant() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        send(pool, &target, || {
-            sent.set(still_meant());
-            sent.get()
-        })
-        .await;
+    let limit = time_limit(&worker.shared);
+    let still_meant = || {
+        let same = statement.is_none_or(|statement| local.statement.get() == statement);
+        same && local.busy.get() && local.request.get() == request
     };
-    let in_time = tokio::time::timeout(limit.unwrap_or(Duration::MAX), forwarding).await.is_ok();
-    if sent.get() {
-        cancels.sent.set(true);
-        cancels.unconfirmed.set(cancels.unconfirmed.get() || !in_time);
-    }
-    cancels.end();
+    let forwarding = async {
+        while still_meant() && cancels.landed.get() < number {
+            // The pooler's own statement in front of the client's must not be hit.
+            if local.preparing.get() || !cancels.may_dial(number) {
+                cancels.changed.notified().await;
+                continue;
+            }
+            let mut sending = Sending::begin(&cancels);
+            let meant = || {
+                let meant = still_meant();
+                if meant {
+                    sending.sent();
+                    statement.is_none().then(|| report(&worker, &local, REASON, None));
+                }
+                meant
+            };
+            let confirmed = send(pool, &target, meant).await;
+            sending.confirmed = confirmed;
+            return;
+        }
+    };
+    let _ = tokio::time::timeout(limit, forwarding).await;
+    local.wake(); // it may have waited for this
 }
 
 /// Sends a cancel request for whatever a server is doing, if `still_meant` says so once the connection stands, and
-/// waits for the server to close it.
-pub(crate) async fn send(pool: &Pool, server: &ServerInfo, still_meant: impl FnOnce() -> bool) {
+/// waits for the server to close it. Returns whether it did.
+pub(crate) async fn send(pool: &Pool, server: &ServerInfo, still_meant: impl FnOnce() -> bool) -> bool {
     if server.secret.is_empty() {
-        return; // the server gave no key
+        return false; // the server gave no key
     }
     let host = match server.remote {
         Peer::Tcp(address) => Host::Tcp(address.ip().to_string()), // of a name's addresses, the one it is at
         Peer::Unix { .. } => server.host.clone(),
     };
-    let Ok(mut stream) = dial(pool, &host, server.port).await else { return };
-    if !still_meant() {
-        return;
-    }
-    let mut packet = Vec::with_capacity(16);
-    startup::encode_cancel(&mut packet, server.pid, &server.secret);
-    if stream.write_all(&packet).await.is_ok() {
-        wait_for_end(&mut stream).await;
-    }
+    let Ok(mut stream) = dial(&pool.shared, &host, server.port).await else { return false };
+    still_meant() && deliver(&mut stream, server.pid, &server.secret).await
 }
 
-async fn wait_for_end(stream: &mut Stream) {
+/// Sends a cancel request, and waits until the other side closes: then it has dealt with it. Returns whether it did,
+/// as it should.
+pub(crate) async fn deliver(stream: &mut Stream, pid: u32, secret: &[u8]) -> bool {
+    let mut packet = Vec::with_capacity(16);
+    startup::encode_cancel(&mut packet, pid, secret);
     let mut byte = [0u8; 1];
-    while matches!(stream.read(&mut byte).await, Ok(n) if n > 0) {}
+    let mut read = stream.write_all(&packet).await.map(|()| 1);
+    while matches!(read, Ok(n) if n > 0) {
+        read = stream.read(&mut byte).await;
+    }
+    read.is_ok()
 }

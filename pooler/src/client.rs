@@ -11,10 +11,18 @@
 //! One turn of the task reads what is ready on both sides, decides, and sends. It is polled by hand because the read
 //! buffer belongs to the worker and must not be kept across an await.
 
+mod brief;
+mod deadline;
 mod gather;
+mod kept;
+mod limits;
 mod link;
-mod relay;
+mod notify;
+mod reply;
+mod request;
 mod state;
+mod timing;
+mod trail;
 mod wait;
 
 use std::future::{Future, poll_fn};
@@ -25,6 +33,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use protocol::error_fields::ErrorMessage;
 use protocol::frame::Cutter;
 use protocol::session::ClientMachine;
 use protocol::startup::Replication;
@@ -32,20 +41,27 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Sleep;
 use tracing::{info, warn};
 
+use crate::buffers::Charge;
 use crate::config::PoolMode;
 use crate::error::Refusal;
+use crate::events::report;
 use crate::lifecycle::Phase;
 use crate::net::{Stream, Watch};
+use crate::notify::Listener;
 use crate::params::ParamSet;
 use crate::pool::{Counting, Pool, RulesCache};
 use crate::prepared::ClientStatements;
-use crate::salvage;
-use crate::state::Settings;
+use crate::salvage::{self, Running};
+use crate::state::{BriefPin, Settings};
 use crate::stats::Counters;
-use crate::unsent::Unsent;
+use crate::unsent::{MOST_REPLIES, Unsent};
+use crate::vacate::Vacating;
 use crate::worker::{Leave, Local, Worker};
 
 use link::Link;
+use notify::Held;
+use request::Follows;
+use timing::{Over, Timing};
 
 /// A client that has logged in.
 pub(crate) struct Session {
@@ -61,9 +77,14 @@ pub(crate) struct Session {
     input: Vec<u8>,
     /// `input` can be dealt with now.
     resume: bool,
+    follows: Follows,
     /// The rest of the current message is dropped.
     dropping: bool,
     unsent: Unsent,
+    /// What is kept for it, as it was counted last, in bytes, ...
+    counted_kept: usize,
+    /// ... and the part that is its alone.
+    charge: Charge,
     /// What it has prepared.
     statements: ClientStatements,
     /// The parameters this client wants.
@@ -71,10 +92,23 @@ pub(crate) struct Session {
     /// The other settings it has.
     settings: Arc<Settings>,
     /// It has asked for `currval` or `lastval`.
-    reads_sequences: bool,
+    asks_sequences: bool,
+    /// The last statement after which it may ask, by the hash of its outline; 0: none.
+    last_advance: u64,
+    brief: Option<Box<BriefPin>>,
     /// The settings in its start-up packet, to which `RESET` returns.
     beginning: Box<[(String, String)]>,
+    /// The parameters it had before it may have changed any of them, if its start-up packet gave some.
+    began: Option<Arc<ParamSet>>,
     link: Option<Link>,
+    /// Its clocks, if there are limits for it.
+    timing: Option<Box<Timing>>,
+    /// What the request is told that is refused; `None`: that it was cancelled.
+    refusal: Option<Box<ErrorMessage>>,
+    /// Its channels, once it has listened.
+    listener: Option<Box<Listener>>,
+    /// What it is not told before its own notifications.
+    held: Option<Box<Held>>,
     /// `Terminate` came; what is owed is still passed on.
     leaving: bool,
     /// Runs while a client that is leaving has closed its connection.
@@ -118,6 +152,8 @@ enum End {
     Refused(Refusal),
     /// The server has told the client itself, with its own `FATAL`.
     ServerEnded,
+    /// The server does not end a statement that was cancelled.
+    Unanswered,
 }
 
 impl Session {
@@ -125,7 +161,8 @@ impl Session {
         // From here on, so that whoever ends clients finds this one.
         let local = admitted.local.clone();
         admitted.worker.sessions.borrow_mut().insert(local.info.id, local);
-        Box::new(Session {
+        let charge = admitted.worker.shared.buffers.charge(0);
+        let mut session = Box::new(Session {
             rules: RulesCache::new(&admitted.local.info.pool),
             pool: admitted.local.info.pool.clone(),
             worker: admitted.worker,
@@ -136,20 +173,32 @@ impl Session {
             cutter: Cutter::default(),
             resume: !admitted.input.is_empty(),
             input: admitted.input,
+            follows: Follows::default(),
             dropping: false,
             unsent: Unsent::default(),
+            counted_kept: 0,
+            charge,
             statements: ClientStatements::default(),
             params: admitted.params,
             settings: admitted.settings,
-            reads_sequences: false,
+            asks_sequences: false,
+            last_advance: 0,
+            brief: None,
             beginning: admitted.beginning,
+            began: None,
             link: None,
+            timing: None,
+            refusal: None,
+            listener: None,
+            held: None,
             leaving: false,
             farewell: None,
             replication: admitted.replication,
             _counted: admitted.counted,
             _leave: admitted.leave,
-        })
+        });
+        session.note_settings();
+        session
     }
 
     /// Serves the client until it leaves or is made to.
@@ -181,8 +230,13 @@ impl Session {
     }
 
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
-        match self.turn(cx) {
+        let turn = self.turn(cx);
+        self.count_kept();
+        match turn {
             Ok(None) => {
+                if self.timing.is_some() {
+                    self.set_alarm();
+                }
                 self.local.watch(cx.waker());
                 Poll::Pending
             }
@@ -197,11 +251,19 @@ impl Session {
             return Err(End::Refused(refusal));
         }
         self.unpin_in_time();
+        if self.local.alarm.has_rung() {
+            self.heed_limits(cx)?;
+        }
+        if self.link.as_ref().is_some_and(|link| link.settling) {
+            self.after_replies(cx)?;
+        }
         loop {
             let replied = self.relay_server(cx)?;
             let mut asked = false;
             if self.leaving {
                 self.watch_leaving(cx)?;
+            } else if self.link.as_ref().is_some_and(|link| link.stalled) {
+                self.watch_stalled(cx)?;
             }
             if self.may_read_client() {
                 if std::mem::take(&mut self.resume) {
@@ -220,14 +282,28 @@ impl Session {
             }
             // Without a server only the client can have more, and it has just been looked at.
             if !asked && (!replied || self.link.is_none()) {
+                if self.hand_over(cx) {
+                    self.forward(cx, &[])?;
+                }
+                if self.tell_notifications(cx)? {
+                    continue;
+                }
+                let unsent = self.unsent.len();
                 self.unsent.flush(cx, &mut self.stream).map_err(|_| End::Gone)?;
-                return Ok(None);
+                if unsent == self.unsent.len() {
+                    return Ok(None);
+                }
+                // Who was not read because of it may be now, and nobody would wake this task for that.
             }
         }
     }
 
     fn may_read_client(&self) -> bool {
-        !self.leaving && self.link.as_ref().is_none_or(|link| link.takes_requests())
+        let ending = self.timing.as_ref().is_some_and(|timing| timing.ending);
+        let waits =
+            ending || self.leaving || self.held.is_some() || self.local.vacating.get() == Vacating::Underway;
+        let waits = waits || self.unsent.len() > MOST_REPLIES || self.is_pressed();
+        !waits && self.link.as_ref().is_none_or(|link| link.takes_requests())
     }
 
     fn counters(&self) -> &Counters {
@@ -254,13 +330,16 @@ impl Session {
     async fn finish(&mut self, end: End) {
         let shared = self.worker.shared.clone();
         let config = shared.config.load();
+        let unanswered = matches!(end, End::Unanswered).then(limits::unanswered);
         let (reason, told) = match &end {
             End::Terminated => ("client close request".to_owned(), None),
             End::Gone => ("client unexpected eof".to_owned(), None),
             End::Refused(refusal) => (refusal.text().to_owned(), Some(refusal)),
             End::ServerEnded => ("server conn crashed?".to_owned(), None),
+            End::Unanswered => ("statement not cancelled in time".to_owned(), unanswered.as_ref()),
         };
         let peer = self.local.info.peer();
+        self.report_end(&end);
         if let Some(refusal) = told {
             // In the middle of a server's message it would be read as part of that.
             if !self.link.as_ref().is_some_and(|link| link.server.is_mid_reply()) {
@@ -274,17 +353,43 @@ impl Session {
             let age = shared.clock.micros().saturating_sub(self.local.info.connected) / 1_000_000;
             info!(peer = %peer, "closing because: {reason} (age={age}s)");
         }
+        *self.local.info.pin() = None;
+        self.give_back();
         if let Some(link) = self.link.take() {
             self.unlinked(); // a cancel request that comes now is too late
+            let left = matches!(end, End::Gone | End::Terminated);
+            let running = match left && !self.rules.now().server.client_gone_cancel {
+                true => Running::LetFinish,
+                false => Running::Cancel,
+            };
             let server = link.into_server();
             let cancels = self.local.cancels.take();
-            self.worker.spawn(salvage::salvage(self.worker.clone(), server, cancels));
+            match end {
+                End::Unanswered => server.close("statement not cancelled in time"),
+                _ => salvage::begin(&self.worker, server, cancels, running),
+            }
         }
         // Who has said good-bye and got everything waits for nothing more.
         let parted = matches!(end, End::Gone) || (matches!(end, End::Terminated) && self.unsent.is_empty());
         if !parted {
             let _ = tokio::time::timeout(LAST_WORDS, self.say_last_words()).await;
         }
+    }
+
+    /// Counts an end that is not the usual one.
+    fn report_end(&self, end: &End) {
+        let reason = match (end, &self.link) {
+            (End::Refused(refusal), None) => return self.report_waiting(refusal.reason()),
+            (End::Refused(refusal), Some(_)) => refusal.reason(),
+            (End::Unanswered, _) => Over::Grace.setting(),
+            (End::ServerEnded, _) => "server connection lost",
+            (End::Gone, Some(link)) if link.query_since != 0 => "client gone with a query running",
+            (End::Gone | End::Terminated, Some(link)) if link.xact_since != 0 => {
+                "client gone in a transaction"
+            }
+            _ => return,
+        };
+        report(&self.worker, &self.local, reason, None);
     }
 
     /// Sends what is unsent, and reads until the client closes: closing with unread input would reset the connection

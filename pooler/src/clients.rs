@@ -1,7 +1,7 @@
 //! Clients that have logged in, by the key that cancels their queries.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dashmap::DashMap;
 use protocol::startup::Replication;
@@ -10,6 +10,7 @@ use crate::net::Peer;
 use crate::params::ParamSet;
 use crate::pool::{Pool, Tally, User};
 use crate::secrets::random;
+use crate::state::Pin;
 
 /// What a client sends to cancel its query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,12 +25,42 @@ impl CancelKey {
         Some(CancelKey { pid, secret: secret.try_into().ok()? })
     }
 
-    fn random() -> CancelKey {
-        let [a, b, c, d, secret @ ..] = random::<8>();
+    /// For a client of the instance with this number; 0: there are no others. PgBouncer's keys look the same: the second
+    /// and third byte are the number, lower byte first, the last two bits say how often a request may be passed on.
+    fn random(peer_id: u16) -> CancelKey {
+        let [a, mut b, mut c, d, secret @ ..] = random::<8>();
+        if peer_id != 0 {
+            [b, c] = peer_id.to_le_bytes();
+        }
         // Some drivers read the process id as a signed number and trip over a negative one.
-        CancelKey { pid: u32::from_be_bytes([a & 0x7f, b, c, d]), secret }
+        let key = CancelKey { pid: u32::from_be_bytes([a & 0x7f, b, c, d]), secret };
+        if peer_id == 0 { key } else { key.with_all_hops() }
+    }
+
+    /// The number of the instance whose client has it, if that has one.
+    pub(crate) fn peer(self) -> u16 {
+        let [_, low, high, _] = self.pid.to_be_bytes();
+        u16::from_le_bytes([low, high])
+    }
+
+    /// As its client was given it.
+    pub(crate) fn with_all_hops(mut self) -> CancelKey {
+        self.secret[3] |= HOPS;
+        self
+    }
+
+    /// As it is passed on; `None` if it was passed on too often already.
+    pub(crate) fn with_one_hop_less(mut self) -> Option<CancelKey> {
+        let may = self.secret[3] & HOPS != 0;
+        may.then(|| {
+            self.secret[3] -= 1;
+            self
+        })
     }
 }
+
+/// The bits of a key's last byte that count how often a request may still be passed on.
+const HOPS: u8 = 0b11;
 
 /// What a client is doing, in the console's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +97,10 @@ pub(crate) struct ClientInfo {
     pub(crate) server: AtomicU64,
     /// How many statements it has prepared by name.
     pub(crate) prepared: AtomicU32,
+    /// How many bytes are kept for it, if that is unusually much.
+    pub(crate) kept: AtomicUsize,
     params: Mutex<Arc<ParamSet>>,
+    pin: Mutex<Option<Pin>>,
 }
 
 impl ClientInfo {
@@ -90,6 +124,11 @@ impl ClientInfo {
         *self.params.lock().unwrap_or_else(PoisonError::into_inner) = params;
     }
 
+    /// What ties it to its server, if anything does.
+    pub(crate) fn pin(&self) -> MutexGuard<'_, Option<Pin>> {
+        self.pin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How the log names it.
     pub(crate) fn peer(&self) -> String {
         format!("C-{:#x}: {}/{}@{}", self.id, self.pool.db.name, self.login.name, self.remote)
@@ -99,6 +138,7 @@ impl ClientInfo {
 /// Everything a new entry needs.
 pub(crate) struct NewClient {
     pub(crate) id: u64,
+    pub(crate) peer_id: u16,
     pub(crate) worker: usize,
     pub(crate) pool: Arc<Pool>,
     pub(crate) login: Arc<User>,
@@ -123,7 +163,7 @@ impl Clients {
     /// Registers a client under a new key.
     pub(crate) fn add(&self, new: NewClient) -> Arc<ClientInfo> {
         loop {
-            let key = CancelKey::random();
+            let key = CancelKey::random(new.peer_id);
             let dashmap::Entry::Vacant(entry) = self.by_key.entry(key) else { continue };
             let info = Arc::new(ClientInfo {
                 id: new.id,
@@ -140,7 +180,9 @@ impl Clients {
                 since: AtomicU64::new(0),
                 server: AtomicU64::new(0),
                 prepared: AtomicU32::new(0),
+                kept: AtomicUsize::new(0),
                 params: Mutex::new(new.params),
+                pin: Mutex::default(),
             });
             entry.insert(info.clone());
             return info;

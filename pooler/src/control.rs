@@ -12,7 +12,11 @@ use crate::error::Refusal;
 use crate::lifecycle::Phase;
 use crate::pool::{Db, Pool, PoolRules};
 use crate::shared::Shared;
-use crate::snapshot::{self, Counts, DatabaseRow, PoolRow, SocketRow, StatsRow, UserRow};
+use crate::snapshot::{
+    self, Counts, DatabaseRow, EventsRow, PeerRow, PinRow, PinTotalsRow, PoolRow, SocketRow, StatsRow,
+    UserRow,
+};
+use crate::state::Defined;
 use crate::worker::Order;
 
 /// Steers a running pooler, from any thread.
@@ -95,6 +99,21 @@ impl Control {
         snapshot::servers(&self.shared)
     }
 
+    /// Every client that keeps its server between transactions, by number.
+    pub fn pins(&self) -> Vec<PinRow> {
+        snapshot::pins(&self.shared)
+    }
+
+    /// What was ended, cancelled or refused, by pool; without one, first.
+    pub fn events(&self) -> Vec<EventsRow> {
+        snapshot::events(&self.shared)
+    }
+
+    /// How often clients kept their servers and why, by pool.
+    pub fn pin_totals(&self) -> Vec<PinTotalsRow> {
+        snapshot::pin_totals(&self.shared)
+    }
+
     /// Counters by database.
     pub fn stats(&self) -> Vec<StatsRow> {
         snapshot::stats(&self.shared)
@@ -108,6 +127,11 @@ impl Control {
     /// Every known user, by name.
     pub fn users(&self) -> Vec<UserRow> {
         snapshot::users(&self.shared)
+    }
+
+    /// Every peer, by number.
+    pub fn peers(&self) -> Vec<PeerRow> {
+        snapshot::peers(&self.shared)
     }
 
     /// How many there are of what.
@@ -138,7 +162,7 @@ impl Control {
             }
         };
         pools.iter().for_each(|pool| pool.hold(true));
-        while pools.iter().any(|pool| pool.open.get() > 0) {
+        while pools.iter().any(|pool| pool.open.get() + pool.db.hub.open().get() > 0) {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         Ok(())
@@ -216,9 +240,11 @@ impl Control {
         config.params.track_extra = old.params.track_extra.clone();
         let config = Arc::new(config);
         self.shared.config.store(config.clone());
+        self.shared.peers.reload(&config);
         for db in self.shared.registry.databases() {
             self.reload_database(&config, &db);
         }
+        (0..self.shared.worker_count()).for_each(|worker| self.shared.order(worker, Order::Reloaded));
     }
 
     fn reload_database(&self, config: &Config, db: &Arc<Db>) {
@@ -236,6 +262,9 @@ impl Control {
             || old.connect_query != spec.connect_query
             || old.load_balance != spec.load_balance
             || old.startup != spec.startup;
+        if moved {
+            db.functions.forget(Defined::ANYTHING, []); // it may be another database now
+        }
         for pool in db.pools() {
             let rules = PoolRules::new(config, spec, config.users.get(&pool.user.name));
             pool.rules.store(Arc::new(rules));

@@ -29,12 +29,32 @@ impl<T: Eq + Hash> Interner<T> {
             return found.clone();
         }
         if kept.values.len() >= kept.sweep_at {
-            kept.values.retain(|value| Arc::strong_count(value) > 1);
-            kept.sweep_at = (kept.values.len() * 2).max(64);
+            kept.sweep();
         }
         let value = Arc::new(value);
         kept.values.insert(value.clone());
         value
+    }
+
+    /// Gives back what nobody has any more.
+    pub(crate) fn sweep(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).sweep();
+    }
+}
+
+impl<T: Eq + Hash> Kept<T> {
+    fn sweep(&mut self) {
+        self.values.retain(|value| Arc::strong_count(value) > 1);
+        self.sweep_at = (self.values.len() * 2).max(64);
+        self.values.shrink_to(self.sweep_at);
+    }
+}
+
+impl<T> Interner<T> {
+    /// Looks at every value that somebody has.
+    pub(crate) fn each(&self, look: impl FnMut(&T)) {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.values.iter().filter(|value| Arc::strong_count(value) > 1).map(|value| &**value).for_each(look);
     }
 }
 
@@ -59,5 +79,10 @@ mod tests {
         let count = interner.0.lock().unwrap().values.len();
         assert!(count <= 65, "{count} are kept");
         assert!(Arc::ptr_eq(&kept, &interner.intern(0)));
+        interner.sweep();
+        assert_eq!(interner.0.lock().unwrap().values.len(), 1);
+        let mut seen = Vec::new();
+        interner.each(|value| seen.push(*value));
+        assert_eq!(seen, [0]);
     }
 }

@@ -3,20 +3,22 @@
 //! The journey of a query, file by file:
 //!
 //! 1. `worker`: one thread, one event loop. The client's socket becomes readable and its session's task runs.
-//! 2. `client` (`Session::turn`) reads into the worker's buffer; `client::relay` cuts messages by their headers and
+//! 2. `client` (`Session::turn`) reads into the worker's buffer; `client::request` cuts messages by their headers and
 //!    asks `protocol::session::ClientMachine` what each means.
 //! 3. `client::link` takes an idle server of this worker from `pool`; `client::wait` is the slow path through
 //!    `pool::Pool::pump` (another worker's server, a new connection by `server::connect`, or the queue).
 //! 4. If the server's parameters differ from the client's (`params`, one pointer comparison), the statements that
 //!    change them go in front, in the same write.
-//! 5. `client::relay` writes the messages and tells `protocol::session::ServerMachine`, which queues what is owed;
-//!    replies are read into the same buffer, looked at by their headers, and written to the client.
+//! 5. It writes the messages and tells `protocol::session::ServerMachine`, which queues what is owed; `client::reply`
+//!    reads the replies into the same buffer, looks at their headers, and writes them to the client.
 //! 6. When the machine proves the server idle, it goes back: to the client that waits longest, or on the idle list.
 //!
 //! A client that leaves in the middle hands its server to `salvage`. Cancel requests come in through `admit` and are
-//! guarded by `cancel`. Everything from outside goes through `control`.
+//! guarded by `cancel`, or passed on by `peers`. Everything from outside goes through `control`.
 
 mod admit;
+mod alarms;
+mod buffers;
 mod cancel;
 mod client;
 mod clients;
@@ -25,11 +27,14 @@ pub mod console;
 mod consoles;
 pub mod control;
 mod error;
+mod events;
 mod intern;
 mod lifecycle;
 mod listen;
 mod net;
+mod notify;
 mod params;
+mod peers;
 mod pool;
 mod prepared;
 mod running;
@@ -41,6 +46,7 @@ pub mod snapshot;
 mod state;
 pub mod stats;
 mod unsent;
+mod vacate;
 mod worker;
 
 pub use lifecycle::Phase;

@@ -2,12 +2,15 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream as StdUnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpStream, UnixStream};
 use tracing::{info, warn};
@@ -22,7 +25,33 @@ pub(crate) enum Accepted {
     Unix(StdUnixStream),
 }
 
+/// File descriptors that clients leave to connections to servers, cancel requests among them; where there are few in all, a
+/// sixteenth.
+const RESERVED: u64 = 16;
+
 impl Accepted {
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Accepted::Tcp(s) => s.as_fd(),
+            Accepted::Unix(s) => s.as_fd(),
+        }
+    }
+
+    /// Its descriptor is one of the last that this process may have. The system gives the lowest number that is free, so
+    /// all below are taken.
+    fn takes_reserve(&self) -> bool {
+        let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+        self.fd().as_raw_fd() as u64 >= most - RESERVED.min(most / 16)
+    }
+
+    /// The same connection under the lowest number that is free now, if there is one.
+    fn renumber(self) -> Accepted {
+        match &self {
+            Accepted::Tcp(s) => s.try_clone().map_or(self, Accepted::Tcp),
+            Accepted::Unix(s) => s.try_clone().map_or(self, Accepted::Unix),
+        }
+    }
+
     /// Makes the calling thread's event loop watch it.
     pub(crate) fn into_stream(self) -> Option<Stream> {
         match self {
@@ -206,22 +235,27 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: Listener) {
         Err(error) => return warn!("cannot watch {listener}: {error}"),
     };
     let mut last_complaint: Option<tokio::time::Instant> = None;
+    let mut pause = async |error: io::Error| {
+        if last_complaint.is_none_or(|at| at.elapsed() > Duration::from_secs(10)) {
+            warn!("cannot accept a connection on {listener}: {error}");
+            last_complaint = Some(tokio::time::Instant::now());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
     loop {
         match acceptor.accept(&shared).await {
-            Ok(accepted) => {
+            Ok(mut accepted) => {
+                while accepted.takes_reserve() {
+                    pause(Errno::EMFILE.into()).await;
+                    accepted = accepted.renumber();
+                }
                 let workers = shared.workers.get().map_or(&[][..], Vec::as_slice);
                 if let Some(worker) = workers.iter().min_by_key(|w| w.load()) {
                     worker.accept(accepted);
                 }
             }
-            Err(error) => {
-                // Out of descriptors, most likely: connections wait in the backlog until some are closed.
-                if last_complaint.is_none_or(|at| at.elapsed() > Duration::from_secs(10)) {
-                    warn!("cannot accept a connection on {listener}: {error}");
-                    last_complaint = Some(tokio::time::Instant::now());
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+            // Out of descriptors, most likely: connections wait in the backlog until some are closed.
+            Err(error) => pause(error).await,
         }
     }
 }

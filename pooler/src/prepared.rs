@@ -5,23 +5,41 @@
 //! the message that needs it. What a server answers decides: each message that changes statements leaves a
 //! [`Change`], which its reply confirms and an error takes back.
 
+mod again;
 mod client;
+mod description;
+mod key;
+mod moments;
 mod server;
 mod text;
 
+pub(crate) use again::{Fault, plan_changed};
 pub(crate) use client::ClientStatements;
+pub(crate) use moments::Moments;
 pub(crate) use server::ServerStatements;
-pub(crate) use text::{Texts, query_of};
+pub(crate) use text::{Texts, query_of, simple_query};
 
 use protocol::frame::{HEADER_LEN, put};
+use protocol::message::{self, TxStatus};
 use protocol::session::{Invented, Origin, ServerMachine};
+use sql::Use;
 
+use again::CHANGED;
 use client::Known;
-use server::{Change, Key};
+use description::Description;
+use key::Key;
+use server::{Agreement, Change};
+use text::Statement;
 
-/// How much of a message's body must be there to find its names in it, and the most that a statement may take to be
-/// kept. A longer `Parse` passes as it is.
+/// How much of a message's body (bytes) must be there to find its names in it.
 pub(crate) const LOOKED_AT: u32 = 64 << 10;
+
+/// The most (bytes) that a statement may take to be kept, and a text to be understood: parameters without end are well
+/// below. A longer `Parse` passes as it is, and if it has a name its client keeps the server.
+pub(crate) const KEPT: u32 = 512 << 10;
+
+/// The longest name (bytes) of a statement: it is kept for each message that is not answered yet. PostgreSQL looks at 63.
+const LONGEST_NAME: usize = 8 << 10;
 
 /// What becomes of a client's message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +50,8 @@ pub(crate) enum Verdict {
     Replaced,
     /// Not before the server has answered what it was sent.
     Wait,
+    /// The client has prepared too much.
+    Full,
 }
 
 /// One message's view of both sides.
@@ -41,8 +61,17 @@ pub(crate) struct Exchange<'a> {
     pub(crate) machine: &'a mut ServerMachine,
     /// Statements parsed under other settings may mean something else.
     pub(crate) meaning: u64,
+    /// The session may have statements that SQL has prepared.
+    pub(crate) by_sql: bool,
+    /// The moment at hand: what was parsed earlier may be stale.
+    pub(crate) moment: u64,
+    /// Where in what is being read the message stands, and what follows it there.
+    pub(crate) at: usize,
+    pub(crate) behind: &'a [u8],
     /// Most statements a server keeps.
     pub(crate) limit: usize,
+    /// What the client's statements may take, in bytes.
+    pub(crate) most: usize,
     /// What is to be sent in front of the message, or for it.
     pub(crate) out: &'a mut Vec<u8>,
     pub(crate) counted: Counted,
@@ -57,22 +86,84 @@ pub(crate) struct Counted {
 }
 
 impl Exchange<'_> {
-    /// `Parse`, `Bind`, `Describe` or `Close` came from the client: all of it, or its beginning.
-    pub(crate) fn on_message(&mut self, tag: u8, bytes: &[u8], complete: bool, texts: &Texts) -> Verdict {
+    /// `Parse`, `Bind`, `Describe` or `Close` came from the client: all of it, or its beginning. `names`: what is bound
+    /// may name other statements.
+    pub(crate) fn on_message(
+        &mut self,
+        tag: u8,
+        bytes: &[u8],
+        complete: bool,
+        names: bool,
+        texts: &Texts,
+    ) -> Verdict {
         let body = &bytes[HEADER_LEN..];
         if self.machine.skips_until_sync() {
             return Verdict::Forward; // the server ignores it
         }
+        if self.server.is_dropping(self.machine) {
+            if !self.machine.awaits_ready() && self.server.must_flush() {
+                put(self.out, b'H', |_| {});
+            }
+            return Verdict::Wait;
+        }
+        if names && let Some((text, ..)) = self.client.bound(body) {
+            let text = text.to_vec();
+            if self.on_names(&text, false) == Verdict::Wait {
+                return Verdict::Wait;
+            }
+        }
         let verdict = match tag {
             b'P' => self.on_parse(body, complete, texts),
             b'B' => self.on_bind(bytes, complete),
-            b'D' => self.on_describe(body),
+            b'D' => self.on_describe(bytes),
             _ => self.on_close(body),
         };
         // Malformed: the server will say so.
         verdict.unwrap_or_else(|| {
             if matches!(tag, b'P' | b'C') { self.pass(Change::None) } else { Verdict::Forward }
         })
+    }
+
+    /// SQL knows nothing of the pooler's names: a statement of the client's that it may name the server is given under
+    /// the client's name, until the transaction is over. `query`: the text is a simple query.
+    pub(crate) fn on_names(&mut self, text: &[u8], query: bool) -> Verdict {
+        if self.machine.awaits_ready() {
+            return Verdict::Wait; // what the names stand for is not known
+        }
+        if self.machine.skips_until_sync() || query && self.machine.batch_is_open() {
+            return Verdict::Forward;
+        }
+        let origin = if query { Origin::Pooler } else { Origin::InFront };
+        for (verb, name) in sql::prepared_names(text) {
+            if verb == Use::Deallocate {
+                self.server.deallocate(&name);
+            }
+            let Some(known) = self.client.get(&name) else { continue };
+            let statement = known.statement.clone();
+            // An empty statement is always accepted, and enough where it is not executed.
+            let text = if verb == Use::Execute { &*statement.text } else { EMPTY };
+            if self.server.close_stray(&name) {
+                self.send(b'C', origin, |out| statement_body(out, &name));
+            }
+            self.make_stray(&name, text, origin);
+        }
+        if query && self.machine.batch_is_open() {
+            self.machine.on_sent(b'S', Origin::Pooler, true);
+            message::sync(self.out);
+        }
+        Verdict::Forward
+    }
+
+    fn make_stray(&mut self, name: &[u8], text: &[u8], origin: Origin) {
+        if self.server.add_stray(name) {
+            self.send(b'P', origin, |out| parse_body(out, name, text));
+        }
+    }
+
+    fn close_stray(&mut self, name: &[u8]) {
+        if self.server.close_stray(name) {
+            self.send(b'C', Origin::InFront, |out| statement_body(out, name));
+        }
     }
 
     /// A message that changes statements goes on as it is.
@@ -85,54 +176,67 @@ impl Exchange<'_> {
         let (name, text) = split_name(body)?;
         if name.is_empty() {
             let kept = if complete { text } else { b"" };
-            self.server.unnamed = Some(self.client.parse_unnamed(kept));
-            return Some(self.pass(Change::Unnamed));
+            let serial = self.client.parse_unnamed(kept);
+            self.server.unnamed = Some(serial);
+            return Some(self.pass(Change::Unnamed { serial }));
         }
         if !complete {
             return Some(self.pass(Change::None));
         }
-        if self.server.is_unsettled(name) {
-            return Some(Verdict::Wait);
-        }
-        self.counted.client_parses += 1;
-        if self.client.get(name).is_some() {
-            // The server has no statement of this name; with one it refuses the client's in its own words.
-            if self.server.add_stray(name) {
-                self.send(b'P', Origin::InFront, |out| parse_body(out, name, b"\0\0\0"));
-            }
-            return Some(self.pass(Change::None));
-        }
         let statement = texts.intern(text);
         let key = Key { statement: statement.id, meaning: self.meaning };
-        let known = Known { statement, meaning: self.meaning };
-        if !self.server.touch(key) {
-            self.make_room();
-        } else if self.machine.is_sure_of_status() {
+        if self.server.is_unsettled(name, &[key]) {
+            return Some(Verdict::Wait);
+        }
+        if self.client.bytes() >= self.most || name.len() > LONGEST_NAME {
+            return Some(Verdict::Full);
+        }
+        if self.client.get(name).is_some() {
+            self.counted.client_parses += 1;
+            // The server has no statement of this name; with one it refuses the client's in its own words.
+            self.make_stray(name, EMPTY, Origin::InFront);
+            return Some(self.pass(Change::None));
+        }
+        self.counted.client_parses += 1;
+        if self.by_sql {
+            self.make_stray(name, EMPTY, Origin::InFront); // refused if SQL has prepared one of this name
+        }
+        let (meaning, parsed) = (self.meaning, self.moment);
+        let known = Known { statement, meaning, parsed, told: Description::default() };
+        if self.server.touch(key, parsed) && self.machine.is_sure_of_status() {
             self.client.insert(name, known);
             self.server.note(Change::Named { name: name.into() });
             self.machine.on_invented(Invented::Parse);
             return Some(Verdict::Replaced);
-        } else {
-            self.close_on_server(key); // whether it may be parsed now is the server's to say
         }
+        self.make_way(key); // whether it may be parsed now is the server's to say
         self.client.insert(name, known);
-        self.server.insert(key);
+        self.server.insert(key, parsed);
         self.counted.server_parses += 1;
         self.server.note(Change::NamedOnServer { name: name.into(), key });
-        self.send(b'P', Origin::Client, |out| parse_body(out, key.name().as_bytes(), text));
+        self.send(b'P', Origin::Client, |out| parse_body(out, &key.name(), text));
         Some(Verdict::Replaced)
     }
 
     fn on_bind(&mut self, bytes: &[u8], complete: bool) -> Option<Verdict> {
         let (portal, rest) = split_name(&bytes[HEADER_LEN..])?;
         let (name, _) = split_name(rest)?;
-        let key = match self.bring(name)? {
-            Brought::Rename(key) => key,
+        let (key, told) = match self.bring(name)? {
+            Brought::Rename { key, told } => (key, told),
             Brought::AsIs => return Some(Verdict::Forward),
             Brought::Wait => return Some(Verdict::Wait),
         };
+        let renamed = key.name();
+        let new = match self.agrees(name, key, told) {
+            Agreement::Agrees => &*renamed,
+            Agreement::Differs => CHANGED,
+            Agreement::Asked | Agreement::Unknown => return Some(Verdict::Wait),
+        };
         self.counted.binds += 1;
-        let new = key.name();
+        if !self.server.has_told(key, told) {
+            self.server.on_bound(portal, name);
+        }
+        self.begin();
         self.machine.on_sent(b'B', Origin::Client, complete);
         let length = u32::from_be_bytes(*bytes[1..].first_chunk()?);
         let length = length - name.len() as u32 + new.len() as u32; // both are short
@@ -140,25 +244,44 @@ impl Exchange<'_> {
         self.out.extend_from_slice(&length.to_be_bytes());
         self.out.extend_from_slice(portal);
         self.out.push(0);
-        self.out.extend_from_slice(new.as_bytes());
+        self.out.extend_from_slice(new);
         self.out.extend_from_slice(&rest[name.len()..]);
         Some(Verdict::Replaced)
     }
 
-    fn on_describe(&mut self, body: &[u8]) -> Option<Verdict> {
-        let (kind, rest) = body.split_first()?;
+    fn on_describe(&mut self, bytes: &[u8]) -> Option<Verdict> {
+        let (kind, rest) = bytes[HEADER_LEN..].split_first()?;
         let (name, _) = split_name(rest)?;
         if *kind != b'S' {
-            return Some(Verdict::Forward);
+            let Some(bound) = self.server.take_bound(name) else { return Some(Verdict::Forward) };
+            let Some(known) = self.client.get(&bound) else { return Some(Verdict::Forward) };
+            let key = known.key();
+            self.note_describe(bound, key, Origin::Client);
+            self.out.extend_from_slice(bytes);
+            return Some(Verdict::Replaced);
         }
         match self.bring(name)? {
-            Brought::Rename(key) => {
-                self.send(b'D', Origin::Client, |out| statement_body(out, key.name().as_bytes()));
+            Brought::Rename { key, .. } => {
+                self.begin();
+                self.note_describe(name.into(), key, Origin::Client);
+                put(self.out, b'D', |out| statement_body(out, &key.name()));
                 Some(Verdict::Replaced)
             }
             Brought::AsIs => Some(Verdict::Forward),
             Brought::Wait => Some(Verdict::Wait),
         }
+    }
+
+    /// From here on the batch may be sent again, if it is the first message that asks for a statement.
+    fn begin(&mut self) {
+        if self.machine.batch_may_begin_again() {
+            self.server.begin(self.at);
+        }
+    }
+
+    fn note_describe(&mut self, name: Box<[u8]>, key: Key, origin: Origin) {
+        self.machine.on_noted_describe(origin);
+        self.server.note(Change::Described { name, key });
     }
 
     fn on_close(&mut self, body: &[u8]) -> Option<Verdict> {
@@ -172,11 +295,16 @@ impl Exchange<'_> {
             self.server.unnamed = None;
             return Some(self.pass(Change::UnnamedClosed));
         }
-        if self.server.is_unsettled(name) {
+        if self.server.is_unsettled(name, &[]) {
             return Some(Verdict::Wait);
         }
         let Some(known) = self.client.remove(name) else { return Some(self.pass(Change::None)) };
-        self.server.note(Change::Closed { name: name.into(), known });
+        self.close_stray(name);
+        let change = Change::Closed { name: name.into(), known };
+        if !self.machine.may_invent() {
+            return Some(self.pass(change)); // to the server, which answers for a name that it does not have
+        }
+        self.server.note(change);
         self.machine.on_invented(Invented::Close);
         Some(Verdict::Replaced)
     }
@@ -187,26 +315,50 @@ impl Exchange<'_> {
             self.bring_unnamed();
             return Some(Brought::AsIs);
         }
-        if self.server.is_unsettled(name) {
-            return Some(Brought::Wait);
+        if self.server.awaits_outcomes() {
+            let now = |known: &Known| Key { meaning: self.meaning, ..known.key() };
+            let keys = self.client.get(name).map(|known| [known.key(), now(known)]);
+            if self.server.is_unsettled(name, keys.as_ref().map_or(&[], |keys| keys)) {
+                return Some(Brought::Wait);
+            }
+        }
+        if self.server.has_strays() && self.client.get(name).is_none() {
+            self.close_stray(name); // which would answer for it
         }
         let Some(known) = self.client.get_mut(name) else { return Some(Brought::AsIs) };
-        let parsed = Key { statement: known.statement.id, meaning: known.meaning };
-        if self.server.touch(parsed) {
-            return Some(Brought::Rename(parsed));
+        let told = known.told;
+        if self.server.touch(known.key(), known.parsed) {
+            return Some(Brought::Rename { key: known.key(), told });
         }
         // Parsed now, it means what the settings of this moment make of it.
         known.meaning = self.meaning;
-        let statement = known.statement.clone();
-        let key = Key { meaning: self.meaning, ..parsed };
-        if !self.server.touch(key) {
-            self.make_room();
-            self.server.insert(key);
-            self.counted.server_parses += 1;
-            self.server.note(Change::OnServer { key });
-            self.send(b'P', Origin::InFront, |out| parse_body(out, key.name().as_bytes(), &statement.text));
+        let (key, parsed) = (known.key(), known.parsed);
+        if !self.server.touch(key, parsed) {
+            let statement = known.statement.clone();
+            self.make(key, &statement);
         }
-        Some(Brought::Rename(key))
+        Some(Brought::Rename { key, told })
+    }
+
+    /// Whether a statement is what its client was told, as far as the client relies on that. If the server has to be
+    /// asked, this asks it.
+    fn agrees(&mut self, name: &[u8], key: Key, mut told: Description) -> Agreement {
+        if matches!(self.behind, [b'D', _, _, _, _, b'P', ..]) {
+            told.rows = 0; // it will be told again
+        }
+        if told == Description::default() || self.machine.status() == TxStatus::Failed {
+            return Agreement::Agrees;
+        }
+        let agreement = self.server.agrees(key, told);
+        if let (Agreement::Unknown, Some(known)) = (&agreement, self.client.get(name)) {
+            let statement = known.statement.clone();
+            self.make(key, &statement); // as it is now, for it might be stale
+            self.server.ask(key);
+            self.note_describe(Box::default(), key, Origin::InFront);
+            put(self.out, b'D', |out| statement_body(out, &key.name()));
+            put(self.out, b'H', |_| {});
+        }
+        agreement
     }
 
     /// The unnamed statement on the server must be this client's, or none.
@@ -215,7 +367,7 @@ impl Exchange<'_> {
             Some((serial, _)) if self.server.unnamed == Some(serial) => {}
             Some((serial, text)) if !text.is_empty() => {
                 self.server.unnamed = Some(serial);
-                self.server.note(Change::Unnamed);
+                self.server.note(Change::Unnamed { serial });
                 let text = text.to_vec();
                 self.send(b'P', Origin::InFront, |out| parse_body(out, b"", &text));
             }
@@ -236,9 +388,26 @@ impl Exchange<'_> {
         }
     }
 
+    /// Parses a statement on the server.
+    fn make(&mut self, key: Key, statement: &Statement) {
+        self.make_way(key);
+        self.server.insert(key, self.moment);
+        self.counted.server_parses += 1;
+        self.server.note(Change::OnServer { key });
+        self.send(b'P', Origin::InFront, |out| parse_body(out, &key.name(), &statement.text));
+    }
+
+    /// Closes what the server has of a statement that is parsed next.
+    fn make_way(&mut self, key: Key) {
+        match self.server.has(key) {
+            true => self.close_on_server(key),
+            false => self.make_room(),
+        }
+    }
+
     fn close_on_server(&mut self, key: Key) {
         self.server.close(key);
-        self.send(b'C', Origin::InFront, |out| statement_body(out, key.name().as_bytes()));
+        self.send(b'C', Origin::InFront, |out| statement_body(out, &key.name()));
     }
 
     fn send(&mut self, tag: u8, origin: Origin, body: impl FnOnce(&mut Vec<u8>)) {
@@ -247,9 +416,16 @@ impl Exchange<'_> {
     }
 }
 
+/// What follows the name in `Parse` of a statement that does nothing.
+const EMPTY: &[u8] = b"\0\0\0";
+
 /// How the server knows a client's statement.
 enum Brought {
-    Rename(Key),
+    /// `told`: what the client knows of it.
+    Rename {
+        key: Key,
+        told: Description,
+    },
     AsIs,
     Wait,
 }

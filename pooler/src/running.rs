@@ -85,7 +85,7 @@ async fn wait_for_the_end(shared: &Shared) {
         let now = *phase.borrow_and_update();
         match now {
             Phase::Stopped => return,
-            Phase::WaitForClients if shared.clients.sockets.get() == 0 => {
+            Phase::WaitForClients if shared.clients.sockets.get() + shared.salvaging.get() == 0 => {
                 return info!("client connections dropped, exiting");
             }
             Phase::WaitForServers if shared.registry.pools().iter().all(|p| p.open.get() == 0) => {

@@ -10,24 +10,59 @@ use std::time::Duration;
 
 use protocol::message::{self, TxStatus};
 use protocol::session::Origin;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::cancel::{self, Cancels};
+use crate::net::Stream;
+use crate::pool::Counting;
 use crate::server::{self, OwnError, Server, ServerState};
 use crate::worker::Worker;
 
 /// Time for all of it. A server that takes longer is busy in a way that a cancel does not end.
 const SALVAGE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time for a running query to react to its cancel before the request is repeated; the first may come too early, when
-/// the query has not begun.
-const CANCEL_AGAIN: Duration = Duration::from_secs(1);
+/// Time for a running query to react to its cancel before the request is repeated, which then has twice as long, and so
+/// on; the first may come too early, when the query has not begun.
+const CANCEL_AGAIN: Duration = Duration::from_millis(100);
 
-/// Gives a server back to its pool, or closes it.
-pub(crate) async fn salvage(worker: Rc<Worker>, mut server: Box<Server>, cancels: Option<Rc<Cancels>>) {
+/// Time for the server to confirm a cancel request.
+const CONFIRM: Duration = Duration::from_secs(1);
+
+/// What becomes of a statement that is being answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Running {
+    Cancel,
+    LetFinish,
+}
+
+/// Brings a server back to its pool, or closes it. The process does not end in order before what is to be cancelled is.
+pub(crate) fn begin(
+    worker: &Rc<Worker>,
+    mut server: Box<Server>,
+    cancels: Option<Rc<Cancels>>,
+    running: Running,
+) {
+    let counted = (running == Running::Cancel).then(|| worker.shared.salvaging.count().0);
+    let here = worker.clone();
+    worker.spawn(async move {
+        if running == Running::LetFinish {
+            let_finish(&mut server).await;
+        }
+        salvage(here, server, cancels, counted).await;
+    });
+}
+
+async fn salvage(
+    worker: Rc<Worker>,
+    mut server: Box<Server>,
+    cancels: Option<Rc<Cancels>>,
+    counted: Option<Counting>,
+) {
     let pool = server.pool().clone();
     let state = if cancels.is_some() { ServerState::BeingCanceled } else { ServerState::Tested };
     server.info.set_state(state);
     let cleaned = tokio::time::timeout(SALVAGE_TIMEOUT, clean(&mut server, cancels)).await;
+    drop(counted);
     match cleaned {
         Ok(Ok(())) if server.is_used() || pool.rules.load().must_reset() => {
             return server::reset(worker, server).await;
@@ -49,10 +84,7 @@ async fn clean(server: &mut Server, cancels: Option<Rc<Cancels>>) -> Result<(), 
         None => false,
     };
     if server.machine.is_lost() || server.machine.is_mid_message() || server.info.replication {
-        if !server.machine.owes_nothing() {
-            cancel_now(server).await?;
-        }
-        return Err("client disconnect while server was not ready");
+        return end_for_good(server).await;
     }
     if !server.machine.owes_nothing() {
         end_requests(server).await?;
@@ -75,19 +107,62 @@ async fn clean(server: &mut Server, cancels: Option<Rc<Cancels>>) -> Result<(), 
     Ok(())
 }
 
-/// Ends what is still being answered.
-async fn end_requests(server: &mut Server) -> Result<(), &'static str> {
+/// Waits for what the client has asked for, as long as that may take.
+async fn let_finish(server: &mut Server) {
+    let machine = &server.machine;
+    if machine.is_lost() || machine.is_mid_message() || server.info.replication {
+        return;
+    }
+    let application = server.params.application_name().unwrap_or_default();
+    let limit = server.pool().rules.load().limits_of(application).statement;
+    let finished = async {
+        ask_for_replies(server).await?;
+        settle(server).await
+    };
+    // Whether it has ended, or how it failed, shows again.
+    let _ = tokio::time::timeout(limit.unwrap_or(Duration::MAX), finished).await;
+}
+
+/// Has the server send what it may be keeping back of its replies to a batch.
+async fn ask_for_replies(server: &mut Server) -> Result<(), &'static str> {
     if server.machine.batch_is_open() && !server.machine.skips_until_sync() && !server.machine.reads_copy() {
-        // Without it the server may keep replies to itself.
         put(server, b'H', message::flush).await?;
     }
+    Ok(())
+}
+
+/// Ends what is still being answered.
+async fn end_requests(server: &mut Server) -> Result<(), &'static str> {
+    ask_for_replies(server).await?;
+    let mut patience = CANCEL_AGAIN;
     loop {
         cancel_now(server).await?;
-        match tokio::time::timeout(CANCEL_AGAIN, settle(server)).await {
+        match tokio::time::timeout(patience, settle(server)).await {
             Ok(result) => return result,
-            Err(_) => continue,
+            Err(_) => patience *= 2,
         }
     }
+}
+
+/// Ends the session of a server that can't be used again, and what runs in it: as long as it runs, the server does not
+/// notice that nobody is there.
+async fn end_for_good(server: &mut Server) -> Result<(), &'static str> {
+    const WHY: &str = "client disconnect while server was not ready";
+    let _ = server.stream.shutdown().await;
+    let mut patience = CANCEL_AGAIN;
+    while !server.machine.owes_nothing() {
+        cancel_now(server).await?;
+        match tokio::time::timeout(patience, ended(&mut server.stream)).await {
+            Ok(()) => break,
+            Err(_) => patience *= 2,
+        }
+    }
+    Err(WHY)
+}
+
+async fn ended(stream: &mut Stream) {
+    let mut bytes = [0u8; 4096];
+    while matches!(stream.read(&mut bytes).await, Ok(n) if n > 0) {}
 }
 
 /// Cancels what the server is doing. One that was sent and has not arrived may arrive at any time.
@@ -98,10 +173,8 @@ async fn cancel_now(server: &Server) -> Result<(), &'static str> {
         sent.set(true);
         true
     });
-    match tokio::time::timeout(CANCEL_AGAIN, sending).await {
-        Err(_) if sent.get() => Err(cancel::UNCONFIRMED),
-        _ => Ok(()),
-    }
+    let confirmed = tokio::time::timeout(CONFIRM, sending).await.unwrap_or(false);
+    if sent.get() && !confirmed { Err(cancel::UNCONFIRMED) } else { Ok(()) }
 }
 
 /// Reads everything that is owed, and ends a batch that has failed. A COPY that waits for data, or begins to, gets no

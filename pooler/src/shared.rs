@@ -1,19 +1,27 @@
 //! What all workers share.
 
+use std::cmp::Reverse;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
+use protocol::error_fields::ErrorMessage;
 use protocol::params::Tracked;
+use protocol::sqlstate::SqlState;
 use tokio::sync::watch;
 
+use crate::buffers::Buffers;
 use crate::clients::Clients;
 use crate::config::Config;
 use crate::console::Console;
 use crate::consoles::Consoles;
+use crate::error::Refusal;
+use crate::events::Events;
 use crate::lifecycle::Phase;
-use crate::pool::{Census, Registry};
+use crate::peers::Peers;
+use crate::pool::{Census, Hosts, Registry, Tally};
 use crate::secrets::Secrets;
 use crate::worker::{Order, WorkerHandle};
 
@@ -48,7 +56,14 @@ pub(crate) struct Shared {
     pub(crate) tracked: Arc<Tracked>,
     pub(crate) registry: Registry,
     pub(crate) census: Arc<Census>,
+    pub(crate) hosts: Hosts,
     pub(crate) clients: Clients,
+    /// Of connections that have not come to a pool.
+    pub(crate) events: Events,
+    pub(crate) peers: Peers,
+    /// Servers that are being brought back.
+    pub(crate) salvaging: Arc<Tally>,
+    pub(crate) buffers: Arc<Buffers>,
     pub(crate) consoles: Arc<Consoles>,
     pub(crate) secrets: Secrets,
     pub(crate) console: Arc<dyn Console>,
@@ -66,12 +81,19 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(config: Config, console: Arc<dyn Console>) -> Shared {
+        let peers = Peers::default();
+        peers.reload(&config);
         Shared {
+            peers,
             clock: Clock::new(),
             tracked: Arc::new(Tracked::new(&config.params.track_extra)),
             registry: Registry::default(),
             census: Arc::default(),
+            hosts: Hosts::default(),
             clients: Clients::default(),
+            events: Events::default(),
+            salvaging: Arc::default(),
+            buffers: Arc::default(),
             consoles: Arc::default(),
             secrets: Secrets::new(),
             console,
@@ -130,6 +152,38 @@ impl Shared {
                 self.registry.remove_database(&db.name);
             }
         }
+    }
+
+    /// While more is kept for clients than may be: ends those for whom most is, as many as it takes.
+    pub(crate) fn keep_buffer_limit(&self) {
+        self.buffers.set_limit(self.config.load().limits.buffers.map_or(0, NonZeroUsize::get));
+        if self.buffers.excess() > 0 {
+            self.forget_unused_values();
+        }
+        let mut excess = self.buffers.excess();
+        if excess == 0 {
+            return;
+        }
+        let mut clients = self.clients.all();
+        clients.sort_by_cached_key(|client| Reverse(client.kept.load(Relaxed)));
+        for client in clients {
+            let kept = client.kept.load(Relaxed);
+            if kept == 0 || excess == 0 {
+                return;
+            }
+            excess = excess.saturating_sub(kept);
+            tracing::warn!(peer = %client.peer(), "{kept} bytes are kept for this client: too much (buffer_limit)");
+            let text = "the pooler keeps too much for its clients, and most for this one";
+            let hint = "buffer_limit is how much it keeps for all of them.";
+            let message = ErrorMessage::fatal(SqlState::OUT_OF_MEMORY, text).with_hint(hint);
+            let refusal = Refusal::from(message).because("buffer_limit");
+            self.order(client.worker, Order::End(client, refusal));
+        }
+    }
+
+    /// Gives back what clients have shared, and none has any more.
+    pub(crate) fn forget_unused_values(&self) {
+        self.registry.pools().iter().for_each(|pool| pool.forget_unused());
     }
 
     pub(crate) fn phase(&self) -> Phase {

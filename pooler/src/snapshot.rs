@@ -13,6 +13,7 @@ use crate::config::{Config, LoadBalance, PoolMode, User};
 use crate::console;
 use crate::consoles::ConsoleInfo;
 use crate::net::Peer;
+use crate::peers::Peer as Instance;
 use crate::pool::{Db, Pool};
 use crate::server::{ServerInfo, ServerState};
 use crate::shared::Shared;
@@ -45,6 +46,8 @@ pub struct PoolRow {
     pub sv_login: usize,
     /// How long the first client in the queue has waited, in microseconds.
     pub maxwait: u64,
+    /// Distinct statements that its clients have prepared by name, and the bytes of their texts.
+    pub statements: (usize, usize),
     /// Effective pool mode.
     pub pool_mode: PoolMode,
     /// Set for host lists only.
@@ -86,6 +89,61 @@ pub struct SocketRow {
     pub remote_pid: u32,
     /// Tracked `application_name`.
     pub application_name: Option<String>,
+}
+
+/// A client that keeps its server between transactions.
+#[derive(Debug, Clone)]
+pub struct PinRow {
+    /// Login user.
+    pub user: String,
+    /// Client-side database.
+    pub database: String,
+    /// Tracked `application_name`.
+    pub application_name: Option<String>,
+    /// Where the client is.
+    pub remote: Peer,
+    /// Port shown where the socket has none of its own (Unix).
+    pub fallback_port: u16,
+    /// Number of the client's socket.
+    pub client: u64,
+    /// Number of the server's socket.
+    pub server: u64,
+    /// Backend process id.
+    pub server_pid: u32,
+    /// What it keeps it for, separated by commas.
+    pub reasons: String,
+    /// The statement that began it, without its literals.
+    pub statement: String,
+    /// How long it has kept it, in microseconds.
+    pub age: u64,
+}
+
+/// What was ended, cancelled or refused for one pool, or before there was one.
+#[derive(Debug, Clone)]
+pub struct EventsRow {
+    /// Client-side database; empty for connections that have not come to a pool.
+    pub database: String,
+    /// Server-side user; empty as well.
+    pub user: String,
+    /// How often since the start, by reason.
+    pub totals: Vec<(&'static str, u64)>,
+}
+
+/// What one pool's clients keep their servers for.
+#[derive(Debug, Clone)]
+pub struct PinTotalsRow {
+    /// Client-side database.
+    pub database: String,
+    /// Server-side user.
+    pub user: String,
+    /// Clients that keep theirs now and count against the limit.
+    pub current: usize,
+    /// `max_pins_per_pool`; 0 is no limit.
+    pub limit: usize,
+    /// Clients disconnected because of the limit, since the start.
+    pub refused: u64,
+    /// Begun since the start, by reason.
+    pub made: Vec<(&'static str, u64)>,
 }
 
 /// Counters of one database.
@@ -159,6 +217,27 @@ pub struct UserRow {
     pub current_client_connections: usize,
 }
 
+/// One peer.
+#[derive(Debug, Clone)]
+pub struct PeerRow {
+    /// Its `peer_id`.
+    pub id: u16,
+    /// Its host, as written.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Connections to it at once; 0 is no limit.
+    pub pool_size: usize,
+    /// Cancel requests were passed on to it.
+    pub used: bool,
+    /// Those for which no connection stands.
+    pub waiting: usize,
+    /// Connections that are being opened.
+    pub connecting: usize,
+    /// Those that were sent and are being dealt with there.
+    pub active: usize,
+}
+
 /// How many there are of what.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Counts {
@@ -166,6 +245,10 @@ pub struct Counts {
     pub databases: usize,
     /// Users.
     pub users: usize,
+    /// Peers.
+    pub peers: usize,
+    /// Peers to which cancel requests were passed on.
+    pub used_peers: usize,
     /// Pools.
     pub pools: usize,
     /// Logged-in clients.
@@ -207,6 +290,7 @@ fn pool_row(pool: &Pool, clients: &[Arc<ClientInfo>], now: u64) -> PoolRow {
         sv_tested: pool.count(ServerState::Tested),
         sv_login: pool.connecting(),
         maxwait: pool.oldest_wait().map_or(0, |since| now.saturating_sub(since)),
+        statements: pool.texts.usage(),
         pool_mode: pool.rules.load().mode,
         load_balance: load_balance(&pool.db),
     }
@@ -226,6 +310,7 @@ fn console_pool(shared: &Shared) -> PoolRow {
         sv_tested: 0,
         sv_login: 0,
         maxwait: 0,
+        statements: (0, 0),
         pool_mode: PoolMode::Statement,
         load_balance: None,
     }
@@ -314,6 +399,7 @@ fn server_row(shared: &Shared, pool: &Pool, server: &ServerInfo) -> SocketRow {
             ServerState::Used => "used",
             ServerState::Tested => "tested",
             ServerState::BeingCanceled => "being_canceled",
+            ServerState::Listening => "listening",
         },
         remote: server.remote,
         local: server.local,
@@ -328,6 +414,58 @@ fn server_row(shared: &Shared, pool: &Pool, server: &ServerInfo) -> SocketRow {
         remote_pid: server.pid,
         application_name: server.params().application_name().map(str::to_owned),
     }
+}
+
+/// Every client that keeps its server, by number.
+pub(crate) fn pins(shared: &Shared) -> Vec<PinRow> {
+    let now = shared.clock.micros();
+    let row = |client: Arc<ClientInfo>| {
+        let pin = client.pin();
+        let pin = pin.as_ref()?;
+        let server = client.server.load(Relaxed);
+        Some(PinRow {
+            user: client.login.name.clone(),
+            database: client.pool.db.name.clone(),
+            application_name: client.params().application_name().map(str::to_owned),
+            remote: client.remote,
+            fallback_port: shared.port(),
+            client: client.id,
+            server,
+            server_pid: client.pool.member(server).map_or(0, |server| server.pid),
+            reasons: pin.reasons.reasons(),
+            statement: pin.statement.clone(),
+            age: now.saturating_sub(pin.since),
+        })
+    };
+    shared.clients.all().into_iter().filter_map(row).collect()
+}
+
+/// What has not come to a pool, then every pool by database and user.
+pub(crate) fn events(shared: &Shared) -> Vec<EventsRow> {
+    let row = |pool: &Arc<Pool>| EventsRow {
+        database: pool.db.name.clone(),
+        user: pool.user.name.clone(),
+        totals: pool.events.totals(),
+    };
+    let mut rows: Vec<_> = shared.registry.pools().iter().map(row).collect();
+    rows.push(EventsRow { database: String::new(), user: String::new(), totals: shared.events.totals() });
+    rows.sort_by(|a, b| (&a.database, &a.user).cmp(&(&b.database, &b.user)));
+    rows
+}
+
+/// Every pool but the console's, by database and user.
+pub(crate) fn pin_totals(shared: &Shared) -> Vec<PinTotalsRow> {
+    let row = |pool: &Arc<Pool>| PinTotalsRow {
+        database: pool.db.name.clone(),
+        user: pool.user.name.clone(),
+        current: pool.pins.lasting.get(),
+        limit: number(pool.rules.load().max_pins),
+        refused: pool.pins.refused.load(Relaxed),
+        made: pool.pins.made().collect(),
+    };
+    let mut rows: Vec<_> = shared.registry.pools().iter().map(row).collect();
+    rows.sort_by(|a, b| (&a.database, &a.user).cmp(&(&b.database, &b.user)));
+    rows
 }
 
 /// Per database, those with a pool only, and for the console.
@@ -461,12 +599,29 @@ fn user_row(shared: &Shared, config: &Config, consoles: &[ConsoleInfo], name: &s
     }
 }
 
+pub(crate) fn peers(shared: &Shared) -> Vec<PeerRow> {
+    let row = |(id, peer): (&u16, &Arc<Instance>)| PeerRow {
+        id: *id,
+        host: peer.spec.host_text.clone(),
+        port: peer.spec.port,
+        pool_size: number(peer.spec.pool_size),
+        used: peer.used.load(Relaxed),
+        waiting: peer.waiting.get(),
+        connecting: peer.connecting.get(),
+        active: peer.active.get(),
+    };
+    shared.peers.all().iter().map(row).collect()
+}
+
 /// The console counts among databases, users and pools.
 pub(crate) fn counts(shared: &Shared) -> Counts {
+    let peers = shared.peers.all();
     let pools = shared.registry.pools();
     Counts {
         databases: known_databases(shared).len() + 1,
         users: known_users(&shared.config.load()).len(),
+        peers: peers.len(),
+        used_peers: peers.values().filter(|peer| peer.used.load(Relaxed)).count(),
         pools: pools.len() + 1,
         used_clients: shared.clients.len() + shared.consoles.len(),
         login_clients: shared.clients.logging_in.load(Relaxed),

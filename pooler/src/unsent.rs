@@ -5,6 +5,10 @@ use std::task::{Context, Poll};
 
 use crate::net::Stream;
 
+/// More unsent replies than this (bytes), and the client is not read either: it may be owed more of the pooler's own for
+/// what it sends. PostgreSQL stops reading at the first byte that is not taken.
+pub(crate) const MOST_REPLIES: usize = 64 << 10;
+
 /// The one place through which the data path sends. As long as something is unsent, the source of the bytes is not
 /// read, so it never holds more than one read's worth, besides what the pooler itself adds.
 #[derive(Debug, Default)]
@@ -16,6 +20,11 @@ pub(crate) struct Unsent {
 impl Unsent {
     pub(crate) fn is_empty(&self) -> bool {
         self.sent == self.buf.len()
+    }
+
+    /// Bytes that are still to be sent.
+    pub(crate) fn len(&self) -> usize {
+        self.buf.len() - self.sent
     }
 
     /// Adds bytes without sending them yet.

@@ -15,17 +15,24 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 
 use crate::admit;
+use crate::alarms::{Alarm, Alarms};
 use crate::cancel::{self, Cancels};
-use crate::clients::ClientInfo;
+use crate::clients::{ClientInfo, ClientState};
 use crate::error::Refusal;
+use crate::events::Throttle;
 use crate::lifecycle::Phase;
 use crate::listen::Accepted;
 use crate::pool::Pool;
 use crate::server::ServerInfo;
 use crate::shared::Shared;
+use crate::state::Sampler;
+use crate::vacate::Vacating;
 
 /// Time between two looks at deadlines. PgBouncer's is 333 ms; limits may fire this much late.
 const TICK: Duration = Duration::from_millis(250);
+
+/// After so many ticks, 5 s, values that nobody has any more are given back.
+const SWEEP: u32 = 20;
 
 /// Bytes read at once. Large enough for bulk transfers, small enough to stay in the second-level cache.
 const READ_BUFFER: usize = 64 << 10;
@@ -36,12 +43,16 @@ pub(crate) enum Order {
     Accept(Accepted),
     /// A place may be free for clients that wait in this pool.
     Pump(Arc<Pool>),
+    /// A client waits in this pool.
+    AskBack(Arc<Pool>),
     /// Cancel what a client is doing. The sender is dropped when that is done.
     Cancel(Arc<ClientInfo>, tokio::sync::oneshot::Sender<()>),
     /// End a client's connection.
     End(Arc<ClientInfo>, Refusal),
     /// Look at the phase again.
     PhaseChanged,
+    /// There is a new configuration.
+    Reloaded,
 }
 
 /// The way to a worker from other threads.
@@ -85,8 +96,20 @@ pub(crate) struct Local {
     pub(crate) busy: Cell<bool>,
     /// A request of the pooler's own stands in front of it.
     pub(crate) preparing: Cell<bool>,
+    /// Its request waits until nobody is connected to a database.
+    pub(crate) vacating: Cell<Vacating>,
     /// When it gives up a server that it keeps for a moment only, in microseconds; 0: it keeps none.
     pub(crate) unpin_at: Cell<u64>,
+    /// It is in the worker's list of such sessions.
+    listed: Cell<bool>,
+    /// When it gave back its last server, in microseconds of the process's clock.
+    pub(crate) idle_since: Cell<u64>,
+    /// When the first limit in time is over.
+    pub(crate) alarm: Alarm,
+    /// How long the request at hand has waited for its server, in microseconds.
+    pub(crate) waited: Cell<u64>,
+    /// Counts statements, so that the cancel of one that takes too long meets no other.
+    pub(crate) statement: Cell<u64>,
     /// Cancel requests sent, or about to be, to the linked server.
     pub(crate) cancels: RefCell<Option<Rc<Cancels>>>,
 }
@@ -103,7 +126,13 @@ impl Local {
             long_wait: Cell::default(),
             busy: Cell::default(),
             preparing: Cell::default(),
+            vacating: Cell::default(),
             unpin_at: Cell::default(),
+            listed: Cell::default(),
+            idle_since: Cell::default(),
+            alarm: Alarm::default(),
+            waited: Cell::default(),
+            statement: Cell::default(),
             cancels: RefCell::default(),
         })
     }
@@ -121,6 +150,20 @@ impl Local {
     pub(crate) fn wake(&self) {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
+        }
+    }
+
+    /// It neither has a server nor waits for one.
+    fn is_idle(&self) -> bool {
+        self.info.state() == ClientState::Idle
+    }
+
+    /// No request of the pooler's own stands in front of the client's any more.
+    pub(crate) fn prepared(&self) {
+        if self.preparing.replace(false)
+            && let Some(cancels) = &*self.cancels.borrow()
+        {
+            cancels.look_again();
         }
     }
 
@@ -147,8 +190,19 @@ pub(crate) struct Worker {
     /// Settings that are looked at for every message, as of the last tick.
     pub(crate) max_packet_size: Cell<u32>,
     pub(crate) refuse_simple_query: Cell<bool>,
-    /// Sessions that are to be woken at their `unpin_at`.
-    pub(crate) pinned: RefCell<Vec<Rc<Local>>>,
+    /// In bytes.
+    pub(crate) client_buffer_limit: Cell<usize>,
+    ticks: Cell<u32>,
+    /// Since the last tick clients were not read because too much is kept in all.
+    pub(crate) pressed: Cell<bool>,
+    /// In microseconds.
+    pub(crate) statement_grace: Cell<u64>,
+    /// Sessions that keep a server for a moment only.
+    pinned: RefCell<Vec<Rc<Local>>>,
+    pub(crate) alarms: Alarms,
+    pub(crate) throttle: Throttle,
+    /// Which transactions are audited although they look harmless.
+    pub(crate) sampler: Sampler,
     /// When the session that runs now was woken, in microseconds of the process's clock.
     now: Cell<u64>,
     load: Arc<AtomicUsize>,
@@ -170,32 +224,82 @@ impl Worker {
         self.now.set(self.shared.clock.micros());
     }
 
+    /// A session keeps a server for a moment only: it is woken when that is over, and when others wait.
+    pub(crate) fn watch_pinned(&self, local: &Rc<Local>) {
+        if !local.listed.replace(true) {
+            self.pinned.borrow_mut().push(local.clone());
+        }
+    }
+
+    /// Wakes the sessions that keep a server of this pool for a moment only.
+    pub(crate) fn wake_pinned(&self, pool: &Arc<Pool>) {
+        self.pinned
+            .borrow()
+            .iter()
+            .filter(|local| Arc::ptr_eq(&local.info.pool, pool))
+            .for_each(|l| l.wake());
+    }
+
     fn tick(self: &Rc<Self>) {
         let now = self.shared.clock.micros();
-        self.note_settings();
         self.pinned.borrow_mut().retain(|local| {
-            let over = local.unpin_at.get() <= now;
-            if over {
+            let at = local.unpin_at.get();
+            if at != 0 && (at <= now || local.info.pool.oldest_wait().is_some()) {
                 local.wake();
             }
-            !over
+            local.listed.set(at != 0);
+            at != 0
         });
         for pool in self.shared.registry.pools() {
             pool.tick(self, now);
         }
+        self.end_idle_clients(now);
+        self.wake_pressed();
+        self.alarms.sweep(&self.sessions.borrow());
         if self.index == 0 {
             self.shared.forget_unused_databases(now);
+            self.shared.keep_buffer_limit();
+            if self.ticks.replace((self.ticks.get() + 1) % SWEEP) == 0 {
+                self.shared.forget_unused_values();
+            }
         }
-        let mut scratch = self.scratch.borrow_mut();
-        if scratch.capacity() > READ_BUFFER * 2 {
-            *scratch = Vec::new();
+        for buffer in [&self.scratch, &self.front] {
+            if buffer.borrow().capacity() > READ_BUFFER * 2 {
+                buffer.take();
+            }
+        }
+    }
+
+    /// Clients that were not read because too much was kept in all may perhaps be read again.
+    fn wake_pressed(&self) {
+        if self.pressed.take() {
+            self.sessions.borrow().values().for_each(|local| local.wake());
+        }
+    }
+
+    /// Disconnects clients that have been idle without a server for too long.
+    fn end_idle_clients(&self, now: u64) {
+        let config = self.shared.config.load();
+        let own = |name: &str| config.users.get(name).and_then(|user| user.client_idle_timeout);
+        let global = config.timeouts.client_idle;
+        if global.is_none() && config.users.values().all(|user| user.client_idle_timeout.is_none()) {
+            return;
+        }
+        for local in self.sessions.borrow().values() {
+            let limit = own(&local.info.login.name).or(global).filter(|_| local.is_idle());
+            let since = local.idle_since.get().max(local.info.connected);
+            if limit.is_some_and(|limit| now.saturating_sub(since) >= limit.as_micros() as u64) {
+                local.end(Refusal::fatal("client_idle_timeout"));
+            }
         }
     }
 
     fn note_settings(&self) {
         let config = self.shared.config.load();
         self.max_packet_size.set(config.limits.max_packet_size);
+        self.client_buffer_limit.set(config.limits.client_buffer());
         self.refuse_simple_query.set(config.params.refuse_simple_query);
+        self.statement_grace.set(config.timeouts.statement_grace.as_micros() as u64);
     }
 
     fn obey(self: &Rc<Self>, order: Order) {
@@ -205,10 +309,11 @@ impl Worker {
                 self.spawn(admit::admit(self.clone(), accepted, leave));
             }
             Order::Pump(pool) => pool.pump(self),
+            Order::AskBack(pool) => self.wake_pinned(&pool),
             Order::Cancel(client, done) => {
                 let local = self.sessions.borrow().get(&client.id).cloned();
                 if let Some(local) = local {
-                    self.spawn(cancel::cancel(self.clone(), local, done));
+                    self.spawn(cancel::cancel(self.clone(), local, None, done));
                 }
             }
             Order::End(client, refusal) => {
@@ -219,6 +324,15 @@ impl Worker {
             Order::PhaseChanged => {
                 if self.shared.phase() == Phase::WaitForServers {
                     self.sessions.borrow().values().for_each(|local| local.wake());
+                }
+            }
+            Order::Reloaded => {
+                self.note_settings();
+                let sessions = self.sessions.borrow();
+                // Other limits may hold for what goes on; the rest finds them when it begins.
+                for local in sessions.values().filter(|local| local.server.borrow().is_some()) {
+                    local.alarm.ring();
+                    local.wake();
                 }
             }
         }
@@ -258,9 +372,16 @@ pub(crate) fn start(shared: Arc<Shared>, index: usize) -> io::Result<(WorkerHand
             front: RefCell::default(),
             sessions: RefCell::default(),
             max_packet_size: Cell::default(),
+            client_buffer_limit: Cell::default(),
+            ticks: Cell::default(),
+            pressed: Cell::default(),
             refuse_simple_query: Cell::default(),
+            statement_grace: Cell::default(),
+            sampler: Sampler::default(),
             now: Cell::default(),
             pinned: RefCell::default(),
+            alarms: Alarms::default(),
+            throttle: Throttle::default(),
             load,
         });
         worker.note_settings();
@@ -270,10 +391,19 @@ pub(crate) fn start(shared: Arc<Shared>, index: usize) -> io::Result<(WorkerHand
     Ok((handle, thread))
 }
 
+/// Until the first alarm may be due.
+async fn alarm(worker: &Worker, next: Option<u64>) {
+    let left = next
+        .map_or(Duration::MAX, |at| Duration::from_micros(at.saturating_sub(worker.shared.clock.micros())));
+    // Sooner if there is an earlier one.
+    let _ = tokio::time::timeout(left, worker.alarms.earlier.notified()).await;
+}
+
 async fn work(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Order>) {
     let mut phase = worker.shared.phase_changes.subscribe();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut next = None;
     loop {
         tokio::select! {
             order = inbox.recv() => match order {
@@ -281,6 +411,9 @@ async fn work(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Order>) {
                 None => return,
             },
             _ = tick.tick() => worker.tick(),
+            () = alarm(&worker, next) => {
+                next = worker.alarms.ring(worker.shared.clock.micros(), &worker.sessions.borrow());
+            }
             changed = phase.wait_for(|p| *p == Phase::Stopped) => {
                 let _ = changed;
                 return;

@@ -48,30 +48,47 @@ impl std::error::Error for FrameError {}
 pub struct Whole {
     tags: u128,
     max_body: u32,
+    longer: (u128, u32),
 }
 
 impl Whole {
     /// No kind: every message may be cut anywhere.
-    pub const NONE: Whole = Whole { tags: 0, max_body: 0 };
+    pub const NONE: Whole = Whole { tags: 0, max_body: 0, longer: (0, 0) };
 
     /// Every kind, however long.
-    pub const ALL: Whole = Whole { tags: u128::MAX, max_body: u32::MAX };
+    pub const ALL: Whole = Whole { tags: u128::MAX, max_body: u32::MAX, longer: (0, 0) };
 
     /// The given ASCII tags, up to `max_body` bytes of body; the first piece of a longer one has at least as much.
     pub const fn new(tags: &[u8], max_body: u32) -> Whole {
-        let mut bits = 0u128;
-        let mut i = 0;
-        while i < tags.len() {
-            bits |= 1 << (tags[i] & 0x7f);
-            i += 1;
-        }
-        Whole { tags: bits, max_body }
+        Whole { tags: bits(tags), max_body, longer: (0, 0) }
+    }
+
+    /// The same with more for some of the tags.
+    pub const fn with(self, tags: &[u8], max_body: u32) -> Whole {
+        Whole { longer: (bits(tags), max_body), ..self }
     }
 
     /// How many bytes of a message's body must be there before it is begun.
     fn wants(&self, tag: u8, body: u32) -> usize {
-        if self.tags & (1 << (tag & 0x7f)) == 0 { 0 } else { body.min(self.max_body) as usize }
+        let bit = 1 << (tag & 0x7f);
+        let max_body = match (self.tags & bit, self.longer.0 & bit) {
+            (0, _) => 0,
+            (_, 0) => self.max_body,
+            _ => self.longer.1,
+        };
+        body.min(max_body) as usize
     }
+}
+
+/// One bit for each of these ASCII tags.
+const fn bits(tags: &[u8]) -> u128 {
+    let mut bits = 0u128;
+    let mut i = 0;
+    while i < tags.len() {
+        bits |= 1 << (tags[i] & 0x7f);
+        i += 1;
+    }
+    bits
 }
 
 /// The next run of bytes that belongs to one message.

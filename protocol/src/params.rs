@@ -85,6 +85,24 @@ impl Values {
             }
         }
     }
+
+    /// Appends statements for the parameters that a client has changed since it had `self`, among those that `given`
+    /// names, where the server has the value already: set all the same, it is told from one that was never set.
+    pub fn write_kept(
+        &self,
+        wanted: &Values,
+        server: &Values,
+        tracked: &Tracked,
+        given: impl Fn(usize) -> bool,
+        sql: &mut String,
+    ) {
+        for (index, name) in tracked.names().enumerate() {
+            let Some(want) = wanted.get(index) else { continue };
+            if self.get(index) != Some(want) && server.get(index) == Some(want) && given(index) {
+                write_set(sql, name, want);
+            }
+        }
+    }
 }
 
 /// `SET name='value';` so that the server reads exactly `value`, whatever its settings.

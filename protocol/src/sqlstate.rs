@@ -9,6 +9,8 @@ pub struct SqlState([u8; 5]);
 impl SqlState {
     /// `successful_completion`: what notices carry.
     pub const SUCCESSFUL_COMPLETION: SqlState = SqlState(*b"00000");
+    /// `warning`.
+    pub const WARNING: SqlState = SqlState(*b"01000");
     /// `connection_does_not_exist`: the connection was lost before the statement was sent.
     pub const CONNECTION_DOES_NOT_EXIST: SqlState = SqlState(*b"08003");
     /// `connection_failure`: the server was lost.
@@ -17,6 +19,8 @@ impl SqlState {
     pub const PROTOCOL_VIOLATION: SqlState = SqlState(*b"08P01");
     /// `feature_not_supported`; also "cached plan must not change result type".
     pub const FEATURE_NOT_SUPPORTED: SqlState = SqlState(*b"0A000");
+    /// `invalid_parameter_value`.
+    pub const INVALID_PARAMETER_VALUE: SqlState = SqlState(*b"22023");
     /// `active_sql_transaction`: a statement that may not stand inside a transaction block.
     pub const ACTIVE_SQL_TRANSACTION: SqlState = SqlState(*b"25001");
     /// `read_only_sql_transaction`: a write reached a replica.
@@ -43,6 +47,8 @@ impl SqlState {
     pub const OUT_OF_MEMORY: SqlState = SqlState(*b"53200");
     /// `too_many_connections`.
     pub const TOO_MANY_CONNECTIONS: SqlState = SqlState(*b"53300");
+    /// `configuration_limit_exceeded`: a limit that the administrator has set.
+    pub const CONFIGURATION_LIMIT_EXCEEDED: SqlState = SqlState(*b"53400");
     /// `program_limit_exceeded`: a message or value is too large for a limit of this program.
     pub const PROGRAM_LIMIT_EXCEEDED: SqlState = SqlState(*b"54000");
     /// `object_not_in_prerequisite_state`: console commands that do not fit the present state.

@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 
+use crate::words::pack;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// The beginning or the end of a text.
@@ -85,6 +87,12 @@ impl<'a> Lexer<'a> {
     /// The bytes of a token of this text.
     pub(crate) fn bytes(&self, token: Token) -> &'a [u8] {
         self.text.get(token.start()..token.end()).unwrap_or_default()
+    }
+
+    /// The token as a packed word, 0 if it is none.
+    #[inline]
+    pub(crate) fn packed(&self, token: Token) -> u128 {
+        if token.kind == Kind::Word { pack(self.bytes(token)) } else { 0 }
     }
 
     /// What is between two places of this text.

@@ -16,7 +16,11 @@
 //!   first in the search path (both are [`Effects::DDL`]);
 //! - what `EXECUTE` runs: the effects of the statement were those of its `PREPARE`.
 
+mod assign;
+mod body;
 mod lexer;
+mod outline;
+mod prepared;
 mod rules;
 mod settings;
 mod words;
@@ -25,7 +29,11 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::{BitOr, BitOrAssign};
 
-pub use settings::{CustomSettings, custom_settings};
+pub use assign::{Assignment, Assignments, assignments};
+pub use body::{Language, Mention, is_clean_body};
+pub use outline::outline;
+pub use prepared::{Use, prepared_names};
+pub use settings::{CustomSettings, custom_settings, may_name_setting};
 
 /// What a text may do to the session. `NONE` for a plain `SELECT`, `INSERT`, `UPDATE`, `DELETE`, `MERGE`, `COPY`, ...
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -41,7 +49,7 @@ macro_rules! effects {
 }
 
 effects! {
-    /// `SET`, `RESET`, `set_config` whose `is_local` is not written `true`, `DISCARD ALL`.
+    /// `SET`, `set_config` whose `is_local` is not written `true`, `DISCARD ALL`.
     SETTINGS = 0,
     /// `SET LOCAL`, `SET TRANSACTION`, `set_config(..., true)`: over with the transaction.
     LOCAL_SETTINGS = 1,
@@ -51,7 +59,7 @@ effects! {
     PREPARED = 3,
     /// SQL `EXECUTE`, also in `EXPLAIN` and `CREATE TABLE AS`: the effects of what was prepared.
     EXECUTE = 4,
-    /// `LISTEN`, `UNLISTEN`.
+    /// `LISTEN`, `pg_listening_channels`, `DISCARD ALL`.
     LISTEN = 5,
     /// `NOTIFY`, `pg_notify`.
     NOTIFY = 6,
@@ -71,7 +79,8 @@ effects! {
     SEQUENCE = 13,
     /// `currval`, `lastval`.
     SEQUENCE_READ = 14,
-    /// `LOAD`.
+    /// `LOAD`, and functions that leave in the session what no view shows and only its end takes away: a connection of
+    /// `dblink`, a backup that has begun, a temporary replication slot, a replication origin.
     LOAD = 15,
     /// `setseed`, `SET seed`.
     SEED = 16,
@@ -91,6 +100,10 @@ effects! {
     CALLS = 23,
     /// Not understood.
     OPAQUE = 24,
+    /// `RESET`: takes settings off, and gives none.
+    RESET = 25,
+    /// `UNLISTEN`.
+    UNLISTEN = 26,
 }
 
 impl Effects {
@@ -100,6 +113,16 @@ impl Effects {
     /// Both together.
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// What is in both.
+    pub const fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Those that `other` has not.
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     /// All of `other` is there.
@@ -150,6 +173,8 @@ pub struct Scan<'a> {
     pub read_only: bool,
     /// The statement, if the text is exactly one.
     pub statement: Statement<'a>,
+    /// How many statements the text has.
+    pub statements: u32,
 }
 
 /// A name as PostgreSQL would see it: ASCII letters folded unless quoted, quotes gone; without the cut to 63 bytes.
@@ -204,8 +229,9 @@ pub enum Statement<'a> {
     Notify(Name<'a>),
     /// `DISCARD ALL`.
     DiscardAll,
-    /// `DROP DATABASE [IF EXISTS] name`.
-    DropDatabase(Name<'a>),
+    /// Nobody may be connected to this database: `DROP DATABASE`, `ALTER DATABASE ... RENAME` or `SET TABLESPACE`,
+    /// `CREATE DATABASE` from it as template.
+    Vacate(Name<'a>),
     /// `BEGIN`, `START TRANSACTION`, with or without modes.
     Begin,
     /// `COMMIT`, `END`; not `AND CHAIN`, not `PREPARED`.
@@ -216,5 +242,11 @@ pub enum Statement<'a> {
 
 /// What the text may do to the session that runs it.
 pub fn scan(text: &[u8]) -> Scan<'_> {
-    rules::scan(text)
+    rules::scan(text, &|_| false)
+}
+
+/// The same for who knows the functions of the database: those are no [`Effects::CALLS`] of whose name, without its schema
+/// and as PostgreSQL would see it, `harmless` says so; it is not asked of temporary ones. They may still write.
+pub fn scan_knowing<'a>(text: &'a [u8], harmless: &'a dyn Fn(&[u8]) -> bool) -> Scan<'a> {
+    rules::scan(text, harmless)
 }

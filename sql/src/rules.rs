@@ -22,7 +22,7 @@ words! {
     GRANT = "grant" GROUP = "group" GROUPING = "grouping" HASH = "hash" HOLD = "hold" IF = "if" ILIKE = "ilike"
     IMPORT = "import" INSERT = "insert" INTO = "into" JOIN = "join" KEY = "key" LIST = "list" LISTEN = "listen"
     LOAD = "load" LOCAL = "local" LOCK = "lock" MATERIALIZED = "materialized" MERGE = "merge" MOVE = "move"
-    NAMES = "names" NCHAR = "nchar" NEXT = "next" NOT = "not" NOTIFY = "notify" ON = "on" OPERATOR = "operator"
+    NAMES = "names" NCHAR = "nchar" NEXT = "next" NOT = "not" NOTIFY = "notify" ON = "on" ONLY = "only" OPERATOR = "operator"
     ORDER = "order" ORDINALITY = "ordinality" PARTITION = "partition" PASSING = "passing"
     PLANS = "plans" PREPARE = "prepare" PREPARED = "prepared" PRIMARY = "primary" PROCEDURE = "procedure"
     RANGE = "range" REASSIGN = "reassign" RECURSIVE = "recursive" REFERENCES = "references" REFRESH = "refresh"
@@ -30,37 +30,42 @@ words! {
     REVOKE = "revoke" ROLE = "role" ROLLBACK = "rollback" ROLLUP = "rollup" CUBE = "cube" SAVEPOINT = "savepoint"
     SCHEMA = "schema" SECURITY = "security" SELECT = "select" SEQUENCES = "sequences" SESSION = "session"
     SET = "set" SETS = "sets" SHARE = "share" SHOW = "show" START = "start" STDIN = "stdin" STDOUT = "stdout" SYSTEM = "system" TABLE = "table"
-    TABLESAMPLE = "tablesample" TABLESPACE = "tablespace" TEMP = "temp" TEMPORARY = "temporary" THEN = "then"
+    TABLESAMPLE = "tablesample" TABLESPACE = "tablespace" TEMP = "temp" TEMPLATE = "template" TEMPORARY = "temporary" THEN = "then"
     TIME = "time" TO = "to" TRANSACTION = "transaction" TRUE = "true" TRUNCATE = "truncate" UNLISTEN = "unlisten"
     UPDATE = "update" USER = "user" VACUUM = "vacuum" VALUES = "values" VARYING = "varying" VERBOSE = "verbose"
     WITH = "with" WORK = "work" XML = "xml" ZONE = "zone"
 }
 
-pub(crate) fn scan(text: &[u8]) -> Scan<'_> {
-    let mut rules =
-        Rules { lexer: Lexer::new(text), effects: Effects::NONE, read_only: true, end: Token::NONE };
-    if text.contains(&0) || u32::try_from(text.len()).is_err() {
+pub(crate) fn scan<'a>(text: &'a [u8], harmless: &'a dyn Fn(&[u8]) -> bool) -> Scan<'a> {
+    let mut rules = Rules::new(text, harmless);
+    if u32::try_from(text.len()).is_err() {
         rules.opaque();
-        return Scan { effects: rules.effects, read_only: false, statement: Statement::Other };
+        return Scan { effects: rules.effects, read_only: false, statement: Statement::Other, statements: 1 };
     }
     let mut statement = Statement::Empty;
     let mut statements = 0;
-    loop {
-        let first = rules.lexer.next();
-        match first.kind {
-            Kind::End => break,
-            Kind::Semicolon => continue,
-            _ => {}
-        }
+    while let Some(first) = rules.begin() {
         let this = rules.statement(first);
         statement = if statements == 0 { this } else { Statement::Several };
         statements += 1;
     }
-    Scan { effects: rules.effects, read_only: rules.read_only, statement }
+    Scan { effects: rules.effects, read_only: rules.read_only, statement, statements }
+}
+
+/// What the expressions in a text do, whatever its statements are.
+pub(crate) fn effects_of_expressions(text: &[u8], harmless: &dyn Fn(&[u8]) -> bool) -> Effects {
+    let mut rules = Rules::new(text, harmless);
+    while let Some(first) = rules.begin() {
+        let verb = rules.word(first);
+        rules.expressions(verb, first);
+    }
+    rules.effects
 }
 
 struct Rules<'a> {
     lexer: Lexer<'a>,
+    /// Says it of functions that are not known here, by the last part of their names.
+    harmless: &'a dyn Fn(&[u8]) -> bool,
     effects: Effects,
     read_only: bool,
     /// What ended the statement.
@@ -68,11 +73,29 @@ struct Rules<'a> {
 }
 
 impl<'a> Rules<'a> {
+    fn new(text: &'a [u8], harmless: &'a dyn Fn(&[u8]) -> bool) -> Self {
+        Rules { lexer: Lexer::new(text), harmless, effects: Effects::NONE, read_only: true, end: Token::NONE }
+    }
+
+    /// The first token of the next statement.
+    fn begin(&mut self) -> Option<Token> {
+        loop {
+            let first = self.lexer.next();
+            match first.kind {
+                Kind::End => return None,
+                Kind::Semicolon => {}
+                _ => return Some(first),
+            }
+        }
+    }
+
     /// One statement with its end. What holds another statement goes round.
     fn statement(&mut self, mut first: Token) -> Statement<'a> {
         let mut outer = None;
         loop {
             let (holder, body) = match self.word(first) {
+                // The usual one need not be told from all the others.
+                SELECT if outer.is_none() => return self.expressions(SELECT, first),
                 EXPLAIN => (Statement::Other, self.explain()),
                 PREPARE if self.word(self.lexer.peek()) != TRANSACTION => {
                     self.effects |= Effects::PREPARED;
@@ -103,13 +126,17 @@ impl<'a> Rules<'a> {
     /// A statement that holds no other.
     fn simple(&mut self, verb: u128, first: Token) -> Statement<'a> {
         match verb {
-            SELECT | VALUES | TABLE | WITH => return self.expressions(first),
-            0 if first.kind == Kind::Open => return self.expressions(first),
+            SELECT | VALUES | TABLE | WITH => return self.expressions(verb, first),
+            0 if first.kind == Kind::Open => return self.expressions(verb, first),
             SHOW => return self.rest(Statement::Other),
             _ => self.read_only = false,
         }
         match verb {
-            INSERT | UPDATE | DELETE | MERGE | COPY => return self.expressions(first),
+            UPDATE => {
+                self.update();
+                return self.expressions(verb, first);
+            }
+            INSERT | DELETE | MERGE | COPY => return self.expressions(verb, first),
             BEGIN | START => {
                 self.effects |= Effects::TRANSACTION;
                 return self.rest(Statement::Begin);
@@ -131,7 +158,7 @@ impl<'a> Rules<'a> {
             DO | REFRESH => self.effects |= Effects::CALLS,
             CALL => {
                 self.effects |= Effects::CALLS;
-                return self.expressions(first);
+                return self.expressions(verb, first);
             }
             CREATE | ALTER => return self.definition(verb, first),
             DROP => return self.drop(),
@@ -253,10 +280,12 @@ impl<'a> Rules<'a> {
     fn reset(&mut self) -> Statement<'a> {
         let token = self.lexer.next();
         if self.word(token) == ALL {
-            self.effects |= Effects::SETTINGS;
+            self.effects |= Effects::RESET;
             return self.rest(Statement::Reset(Target::All));
         }
+        let before = std::mem::replace(&mut self.effects, Effects::NONE);
         let target = self.setting(token).map(Target::One);
+        self.effects = before | Effects::RESET | self.effects.without(Effects::SETTINGS);
         self.rest_from(token, target.map_or(Statement::Other, Statement::Reset))
     }
 
@@ -268,7 +297,7 @@ impl<'a> Rules<'a> {
         }
         let name = self.lexer.name(token);
         // The arguments are expressions; seen from behind the name, their parenthesis opens no call.
-        self.expressions(token.taken_for(Kind::Operator));
+        self.expressions(0, token.taken_for(Kind::Operator));
         Statement::Execute { name }
     }
 
@@ -311,7 +340,7 @@ impl<'a> Rules<'a> {
     }
 
     fn unlisten(&mut self) -> Statement<'a> {
-        self.effects |= Effects::LISTEN;
+        self.effects |= Effects::UNLISTEN;
         let token = self.lexer.next();
         if self.lexer.bytes(token) == b"*" {
             return self.rest(Statement::Unlisten(Target::All));
@@ -339,7 +368,7 @@ impl<'a> Rules<'a> {
                 self.lexer.next();
             }
         }
-        let statement = self.name().map_or(Statement::Other, Statement::DropDatabase);
+        let statement = self.name().map_or(Statement::Other, Statement::Vacate);
         self.rest(statement)
     }
 
@@ -349,6 +378,7 @@ impl<'a> Rules<'a> {
         let mut words = self.lexer;
         let kind = self.word(words.peek());
         let mut last = first;
+        let mut vacates = false;
         loop {
             let token = words.next();
             if matches!(token.kind, Kind::Semicolon | Kind::End | Kind::Bad) {
@@ -360,8 +390,9 @@ impl<'a> Rules<'a> {
                 }
                 (_, EXECUTE) if self.word(last) == AS => self.effects |= Effects::EXECUTE,
                 (EXTENSION, _) => self.effects |= Effects::CALLS,
-                (DATABASE, _) if verb == CREATE => self.effects |= Effects::DATABASE,
-                (DATABASE, RENAME | TABLESPACE) => self.effects |= Effects::DATABASE,
+                (DATABASE, _) if verb == CREATE => vacates = true,
+                (DATABASE, RENAME) => vacates = true,
+                (DATABASE, TABLESPACE) if self.word(last) == SET => vacates = true,
                 (SYSTEM, _) => self.effects |= Effects::DEFAULTS,
                 (ROLE | USER | GROUP | DATABASE, SET | RESET) if verb == ALTER => {
                     self.effects |= Effects::DEFAULTS
@@ -371,7 +402,35 @@ impl<'a> Rules<'a> {
             }
             last = token;
         }
-        self.expressions(first)
+        let vacated = vacates.then(|| self.vacated(verb)).flatten();
+        if vacates {
+            self.effects |= Effects::DATABASE;
+        }
+        let statement = self.expressions(verb, first);
+        vacated.map_or(statement, Statement::Vacate)
+    }
+
+    /// The database that `ALTER DATABASE` names, or the template of `CREATE DATABASE`.
+    fn vacated(&self, verb: u128) -> Option<Name<'a>> {
+        let mut words = self.lexer;
+        words.next();
+        let mut token = words.next();
+        if verb == CREATE {
+            while self.word(token) != TEMPLATE {
+                if matches!(token.kind, Kind::Semicolon | Kind::End | Kind::Bad) {
+                    return Some(b"template1".as_slice().into());
+                }
+                token = words.next();
+            }
+            token = words.next();
+            if self.lexer.bytes(token) == b"=" {
+                token = words.next();
+            }
+        }
+        match token.is_name() {
+            true => Some(self.lexer.name(token)),
+            false => self.lexer.value(token),
+        }
     }
 
     fn is_temporary_schema(&self, token: Token) -> bool {
@@ -440,12 +499,12 @@ impl<'a> Rules<'a> {
 
     /// The token as a packed word, 0 if it is none.
     fn word(&self, token: Token) -> u128 {
-        if token.kind == Kind::Word { pack(self.lexer.bytes(token)) } else { 0 }
+        self.lexer.packed(token)
     }
 
     /// The rest of a statement, looked at for calls of functions and for words that write.
-    fn expressions(&mut self, first: Token) -> Statement<'a> {
-        let mut seen = Seen { last: first, name: first, parts: 1, verb: self.word(first), ..Seen::START };
+    fn expressions(&mut self, verb: u128, first: Token) -> Statement<'a> {
+        let mut seen = Seen { last: first, name: first, parts: 1, verb, ..Seen::START };
         match seen.verb {
             WITH => seen.with_list = 1,
             0 if first.kind == Kind::Open => seen.depth = 1,
@@ -510,8 +569,23 @@ impl<'a> Rules<'a> {
                     }
                 }
             }
-            INSERT | UPDATE | DELETE | MERGE | SHARE => self.read_only = false,
+            UPDATE => self.update(),
+            INSERT | DELETE | MERGE | SHARE => self.read_only = false,
             _ => {}
+        }
+    }
+
+    /// `UPDATE [ONLY] table`: that of the view `pg_settings` sets what it says.
+    fn update(&mut self) {
+        self.read_only = false;
+        let mut ahead = self.lexer;
+        let mut token = ahead.next();
+        if self.word(token) == ONLY {
+            token = ahead.next();
+        }
+        let name = if token.is_name() { dotted(&mut ahead, token) } else { Name::default() };
+        if matches!(&*name, b"pg_settings" | b"pg_catalog.pg_settings") {
+            self.effects |= Effects::SETTINGS;
         }
     }
 
@@ -628,7 +702,7 @@ impl<'a> Rules<'a> {
             seen.name.kind == Kind::Word || !name.iter().any(|b| b.is_ascii_uppercase() || *b == b'"');
         let builtin = seen.parts == 1 || (seen.parts == 2 && self.is_builtin_schema(seen.schema));
         if !folded || !builtin {
-            self.effects |= Effects::CALLS;
+            self.effects |= self.unknown(seen);
         } else if HARMLESS.contains(name) {
             if self.read_only && WRITING.contains(name) {
                 self.read_only = false;
@@ -641,10 +715,20 @@ impl<'a> Rules<'a> {
             self.effects |= SPECIAL
                 .iter()
                 .find(|(special, _)| name.eq_ignore_ascii_case(special.as_bytes()))
-                .map_or(Effects::CALLS, |(_, effects)| *effects);
+                .map_or_else(|| self.unknown(seen), |(_, effects)| *effects);
         }
         self.read_only = false;
         None
+    }
+
+    /// Whoever knows the functions need not know the temporary ones, which are called by their schema only.
+    fn unknown(&self, seen: &Seen) -> Effects {
+        let temporary = seen.parts > 1 && self.is_temporary_schema(seen.schema);
+        if !temporary && (self.harmless)(&self.lexer.name(seen.name)) {
+            Effects::NONE
+        } else {
+            Effects::CALLS
+        }
     }
 
     fn is_builtin_schema(&self, token: Token) -> bool {
@@ -762,13 +846,25 @@ const DISCARD_ALL: Effects = Effects::DISCARD_ALL
     .union(Effects::UNLOCKS)
     .union(Effects::SEQUENCE);
 
+const KEPT: Effects = Effects::LOAD.union(Effects::CALLS);
+
 const SPECIAL: &[(&str, Effects)] = &[
     ("nextval", Effects::SEQUENCE),
     ("setval", Effects::SEQUENCE),
     ("currval", Effects::SEQUENCE_READ),
     ("lastval", Effects::SEQUENCE_READ),
     ("setseed", Effects::SEED),
+    ("dblink_connect", KEPT),
+    ("dblink_connect_u", KEPT),
+    ("pg_backup_start", KEPT),
+    ("pg_start_backup", KEPT),
+    ("pg_create_logical_replication_slot", KEPT),
+    ("pg_create_physical_replication_slot", KEPT),
+    ("pg_copy_logical_replication_slot", KEPT),
+    ("pg_copy_physical_replication_slot", KEPT),
+    ("pg_replication_origin_session_setup", KEPT),
     ("pg_notify", Effects::NOTIFY),
+    ("pg_listening_channels", Effects::LISTEN),
     ("pg_advisory_lock", Effects::LOCKS),
     ("pg_advisory_lock_shared", Effects::LOCKS),
     ("pg_try_advisory_lock", Effects::LOCKS),

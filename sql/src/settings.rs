@@ -6,14 +6,24 @@ use crate::rules::dotted;
 use crate::words::pack;
 
 /// The names with a dot that a text sets or reads: `SET app.user_id`, `RESET`, `SHOW`, `set_config('app.user_id', ...)`,
-/// `current_setting`; also inside dollar-quoted bodies. They are not in `pg_settings`, so whoever wants their values
-/// has to know them. Some may be no settings at all (`UPDATE t SET a.b`), and the same may come several times. Not
-/// seen: names that are computed or bound, and those in bodies in plain quotes.
+/// `current_setting`, and strings that look like one; also inside dollar-quoted bodies. They are not in `pg_settings`, so
+/// whoever wants their values has to know them. Some may be no settings at all (`UPDATE t SET a.b`, `'public.t'`), and the
+/// same may come several times. Not seen: names that are computed or bound, and those in bodies in plain quotes.
 pub fn custom_settings(text: &[u8]) -> CustomSettings<'_> {
     // Tokens have places of 32 bits; no message is longer.
     let lexers = if u32::try_from(text.len()).is_ok() { vec![Lexer::new(text)] } else { Vec::new() };
     CustomSettings { lexers }
 }
+
+/// Whether a value looks like the name of a setting with a dot in it, as it is usually written.
+pub fn may_name_setting(value: &[u8]) -> bool {
+    let in_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | b'.');
+    let begins = value.first().is_some_and(|byte| byte.is_ascii_alphabetic() || *byte == b'_');
+    begins && value.len() <= LONGEST && value.contains(&b'.') && value.iter().all(in_name)
+}
+
+/// Longer names, in bytes, are only seen where they are surely names.
+const LONGEST: usize = 128;
 
 /// See [`custom_settings`].
 #[derive(Debug)]
@@ -44,6 +54,8 @@ impl<'a> Iterator for CustomSettings<'a> {
                 }
                 Kind::Word => named(lexer, token),
                 Kind::Quoted => argument(lexer, token),
+                // Perhaps the argument of a function that sets it.
+                Kind::Text => lexer.value(token).filter(|value| may_name_setting(value)),
                 _ => None,
             };
             if name.as_ref().is_some_and(|name| name.contains(&b'.')) {
@@ -62,7 +74,7 @@ fn named<'a>(lexer: &mut Lexer<'a>, token: Token) -> Option<Name<'a>> {
         return argument(lexer, token);
     }
     let mut name = lexer.peek();
-    if name.kind == Kind::Word && matches!(pack(lexer.bytes(name)), LOCAL | SESSION) {
+    if matches!(lexer.packed(name), LOCAL | SESSION) {
         let mut ahead = *lexer;
         ahead.next();
         if ahead.peek().is_name() {

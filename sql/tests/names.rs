@@ -1,6 +1,6 @@
 //! Single statements with their names, and the custom settings of a text.
 
-use pgferry_sql::{Effects, Statement, Target, custom_settings, scan};
+use pgferry_sql::{Effects, Statement, Target, custom_settings, outline, scan, scan_knowing};
 
 fn one(name: &str) -> Target<'_> {
     Target::One(name.as_bytes().into())
@@ -43,8 +43,15 @@ fn a_single_statement_is_named() {
         ("UNLISTEN *", Statement::Unlisten(Target::All)),
         ("NOTIFY c, 'x'", Statement::Notify(bytes("c"))),
         ("DISCARD ALL", Statement::DiscardAll),
-        ("DROP DATABASE IF EXISTS d (FORCE)", Statement::DropDatabase(bytes("d"))),
-        ("drop database D;;", Statement::DropDatabase(bytes("d"))),
+        ("DROP DATABASE IF EXISTS d (FORCE)", Statement::Vacate(bytes("d"))),
+        ("drop database D;;", Statement::Vacate(bytes("d"))),
+        ("ALTER DATABASE d RENAME TO e", Statement::Vacate(bytes("d"))),
+        ("ALTER DATABASE \"D\" SET TABLESPACE t", Statement::Vacate(bytes("D"))),
+        ("ALTER DATABASE d SET work_mem = 1", Statement::Other),
+        ("ALTER DATABASE d OWNER TO e", Statement::Other),
+        ("CREATE DATABASE d OWNER o TEMPLATE e ENCODING 'x'", Statement::Vacate(bytes("e"))),
+        ("create database d with template = 'E'", Statement::Vacate(bytes("E"))),
+        ("CREATE DATABASE d", Statement::Vacate(bytes("template1"))),
         ("BEGIN", Statement::Begin),
         ("start transaction isolation level serializable", Statement::Begin),
         ("COMMIT WORK", Statement::Commit),
@@ -129,13 +136,82 @@ fn custom_settings_are_found_wherever_they_are_named() {
         "app.Tenant",
         "x.y.z",
         "app.role",
+        "app.role",
         "app.lang",
+        "app.lang",
+        "no.setting",
         "app.a",
         "app.b",
         "in.body",
+        "in.body",
         "in.other",
+        "in.function",
         "in.function",
         "doubled.'quote",
     ];
     assert_eq!(found, expected);
+}
+
+#[test]
+fn an_outline_shows_no_values() {
+    let cases = [
+        ("select 1", "select ?"),
+        (
+            "  SELECT  a,b\n FROM \"T\" -- secret\n WHERE x = 'sec''ret' AND y=$1 /* more */",
+            "SELECT a,b FROM \"T\" WHERE x = ? AND y=$1",
+        ),
+        ("alter role r password E'\\'x' valid until U&'x'", "alter role r password ? valid until ?"),
+        ("do $$ begin end $$; select 0.5e3", "do ?; select ?e3"),
+        ("create table täble ()", "create table täble ()"),
+        ("select 'no end", "select..."),
+        ("", ""),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(outline(text.as_bytes(), 100), expected);
+    }
+    assert_eq!(outline(b"select abcdef, ghi", 15), "select abcdef,...");
+    let long = format!("select '{}', x", "y".repeat(10_000));
+    assert_eq!(outline(long.as_bytes(), 100), "select...");
+    let long = format!("select '{}', x", "y".repeat(100));
+    assert_eq!(outline(long.as_bytes(), 20), "select ?, x");
+}
+
+/// Who knows the functions is asked for each that is called, by its name as PostgreSQL sees it.
+#[test]
+fn functions_may_be_known_from_elsewhere() {
+    let cases = [
+        ("SELECT f(1), lower('x')", "f"),
+        ("SELECT a.F(1) FROM b.\"G\"(2)", "f G"),
+        ("SELECT \"a\"\"b\"(f(1)), public.lower('x')", "a\"b f lower"),
+        ("INSERT INTO t VALUES (query_to_xml('x'), ($1).f)", "query_to_xml"),
+        ("SELECT set_config('a.b', f(1), true), nextval('s')", "f"),
+        ("SELECT 1", ""),
+    ];
+    for (text, expected) in cases {
+        let asked = std::cell::RefCell::new(Vec::new());
+        let knows = |name: &[u8]| {
+            asked.borrow_mut().push(String::from_utf8_lossy(name).into_owned());
+            true
+        };
+        let known = scan_knowing(text.as_bytes(), &knows);
+        assert!(!known.effects.contains(Effects::CALLS), "{text}");
+        assert!(!known.read_only || expected.is_empty(), "it may write: {text}");
+        assert_eq!(asked.borrow().join(" "), expected, "{text}");
+        let unknown = scan_knowing(text.as_bytes(), &|name| name != b"f");
+        assert_eq!(
+            unknown.effects.contains(Effects::CALLS),
+            expected.split(' ').any(|name| name == "f"),
+            "{text}"
+        );
+    }
+    for text in [
+        "SELECT pg_temp.f(1)",
+        "SELECT d.\"pg_temp_3\" . f(1)",
+        "DO $$ BEGIN END $$",
+        "CALL p(1)",
+        "REFRESH MATERIALIZED VIEW v",
+        "CREATE EXTENSION e",
+    ] {
+        assert!(scan_knowing(text.as_bytes(), &|_| true).effects.contains(Effects::CALLS), "{text}");
+    }
 }

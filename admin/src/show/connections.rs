@@ -54,7 +54,7 @@ fn replication(mode: Replication) -> &'static str {
 }
 
 /// Stands for PgBouncer's address of the object: the same for as long as the connection lives, and no other's.
-fn pointer(id: u64) -> String {
+pub(super) fn pointer(id: u64) -> String {
     format!("{id:#x}")
 }
 

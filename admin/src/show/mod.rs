@@ -2,6 +2,7 @@
 
 mod about;
 mod connections;
+mod pins;
 mod pools;
 mod stats;
 
@@ -22,22 +23,23 @@ pub(crate) fn answer(item: Show, control: &Control, configuration: &dyn Configur
         Show::Fake(parameter) => about::fake(&mut table, parameter),
         Show::Clients => connections::clients(&mut table, control),
         Show::Servers => connections::servers(&mut table, control),
+        Show::Events => stats::events(&mut table, control),
+        Show::Pins => pins::pins(&mut table, control),
+        Show::PinTotals => pins::totals(&mut table, control),
         Show::Pools => pools::pools(&mut table, control),
+        Show::Prepared => pools::prepared(&mut table, control),
         Show::Databases => pools::databases(&mut table, control),
         Show::Users => pools::users(&mut table, control),
+        Show::Peers => pools::peers(&mut table, control),
+        Show::PeerPools => pools::peer_pools(&mut table, control),
         Show::Lists => pools::lists(&mut table, control),
         Show::Stats => stats::stats(&mut table, control),
         Show::StatsTotals => stats::stats_totals(&mut table, control),
         Show::StatsAverages => stats::stats_averages(&mut table, control),
         Show::Totals => stats::totals(&mut table, control),
-        Show::ActiveSockets
-        | Show::DnsHosts
-        | Show::DnsZones
-        | Show::Fds
-        | Show::Mem
-        | Show::Peers
-        | Show::PeerPools
-        | Show::Sockets => return Err(not_implemented(&format!("SHOW {}", name(item)))),
+        Show::ActiveSockets | Show::DnsHosts | Show::DnsZones | Show::Fds | Show::Mem | Show::Sockets => {
+            return Err(not_implemented(&format!("SHOW {}", name(item))));
+        }
     }
     Ok(table.finish())
 }

@@ -29,6 +29,14 @@ pub(super) fn pools(table: &mut Table, control: &Control) {
     }
 }
 
+/// Statements that the clients of each pool have prepared by name: a text that several have counts once.
+pub(super) fn prepared(table: &mut Table, control: &Control) {
+    for row in control.pools() {
+        let (statements, bytes) = row.statements;
+        table.row(cells![row.database, row.user, statements, bytes]);
+    }
+}
+
 pub(super) fn databases(table: &mut Table, control: &Control) {
     for row in control.databases() {
         table.row(cells![
@@ -68,15 +76,27 @@ pub(super) fn users(table: &mut Table, control: &Control) {
     }
 }
 
-/// What this program has none of counts 0: spare objects, resolver caches, peers.
+pub(super) fn peers(table: &mut Table, control: &Control) {
+    for row in control.peers() {
+        table.row(cells![row.id, row.host, row.port, row.pool_size]);
+    }
+}
+
+pub(super) fn peer_pools(table: &mut Table, control: &Control) {
+    for row in control.peers().into_iter().filter(|row| row.used) {
+        table.row(cells![row.id, row.active, row.waiting, row.active, row.connecting]);
+    }
+}
+
+/// What this program has none of counts 0: spare objects, resolver caches.
 pub(super) fn lists(table: &mut Table, control: &Control) {
     let counts = control.counts();
     for (list, items) in [
         ("databases", counts.databases),
         ("users", counts.users),
-        ("peers", 0),
+        ("peers", counts.peers),
         ("pools", counts.pools),
-        ("peer_pools", 0),
+        ("peer_pools", counts.used_peers),
         ("free_clients", 0),
         ("used_clients", counts.used_clients),
         ("login_clients", counts.login_clients),

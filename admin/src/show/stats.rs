@@ -47,6 +47,14 @@ pub(super) fn stats_averages(table: &mut Table, control: &Control) {
     }
 }
 
+pub(super) fn events(table: &mut Table, control: &Control) {
+    for row in control.events() {
+        for (reason, total) in &row.totals {
+            table.row(cells![row.database.as_str(), row.user.as_str(), *reason, *total]);
+        }
+    }
+}
+
 /// All databases and the console together.
 pub(super) fn totals(table: &mut Table, control: &Control) {
     let (mut total, mut last) = (Totals::default(), Totals::default());

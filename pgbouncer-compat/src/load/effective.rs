@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pooler::config::{
-    Auth, AuthMethod, CheckQuery, Config, Database, Limits, Listen, ListenAddr, LogRules, PoolMode,
-    PoolSizes, ServerRules, SocketOptions, StartupParams, Timeouts, UnixListen, User, Userlist,
+    Application, Auth, AuthMethod, CheckQuery, Config, Database, Limits, Listen, ListenAddr, LogRules,
+    PeerInstance, PoolMode, PoolSizes, ServerRules, SocketOptions, StartupParams, TimeLimits, Timeouts,
+    UnixListen, User, Userlist,
 };
 
 use super::Program;
@@ -17,13 +18,16 @@ use crate::users;
 pub(super) fn config(
     settings: &Values,
     userlist: Userlist,
-    databases: BTreeMap<String, Arc<Database>>,
-    fallback: Option<Arc<Database>>,
+    (databases, fallback): (BTreeMap<String, Arc<Database>>, Option<Arc<Database>>),
     users: HashMap<String, User>,
+    applications: Arc<[Application]>,
+    peers: BTreeMap<u16, PeerInstance>,
 ) -> Config {
     Config {
         listen: listen(settings),
         workers: workers(settings.count("workers")),
+        peer_id: settings.count("peer_id"),
+        peers,
         auth: Auth {
             method: auth_method(settings.text("auth_type")),
             userlist,
@@ -33,6 +37,7 @@ pub(super) fn config(
         },
         limits: limits(settings),
         timeouts: timeouts(settings),
+        times: times(settings),
         sizes: PoolSizes {
             size: NonZeroUsize::new(settings.count("default_pool_size")),
             min: settings.count("min_pool_size"),
@@ -40,6 +45,7 @@ pub(super) fn config(
         },
         pool_mode: users::pool_mode(settings.text("pool_mode")).unwrap_or(PoolMode::Session),
         session_state: users::session_state(settings.text("session_state")).unwrap_or_default(),
+        audit_sample: users::share(settings.text("audit_sample")).unwrap_or_default(),
         server: server_rules(settings),
         params: StartupParams {
             ignore: settings.list("ignore_startup_parameters"),
@@ -58,6 +64,7 @@ pub(super) fn config(
         databases,
         fallback,
         users,
+        applications,
     }
 }
 
@@ -119,7 +126,12 @@ fn limits(settings: &Values) -> Limits {
         max_db_client_connections: limit("max_db_client_connections"),
         max_user_connections: limit("max_user_connections"),
         max_user_client_connections: limit("max_user_client_connections"),
+        max_pins_per_pool: limit("max_pins_per_pool"),
+        max_waiting_clients: limit("max_waiting_clients"),
+        max_connecting: limit("max_connecting"),
         max_packet_size: settings.count("max_packet_size"),
+        client_buffer: limit("client_buffer_limit"),
+        buffers: limit("buffer_limit"),
     }
 }
 
@@ -131,8 +143,21 @@ fn timeouts(settings: &Values) -> Timeouts {
         server_connect: settings.time_limit("server_connect_timeout"),
         server_login_retry: settings.time("server_login_retry"),
         reserve_pool: settings.time_limit("reserve_pool_timeout"),
+        client_idle: settings.time_limit("client_idle_timeout"),
+        statement_grace: settings.time("statement_timeout_grace"),
         cancel_wait: settings.time_limit("cancel_wait_timeout"),
         autodb_idle: settings.time_limit("autodb_idle_timeout"),
+    }
+}
+
+fn times(settings: &Values) -> TimeLimits {
+    TimeLimits {
+        query: settings.time_limit("query_timeout"),
+        statement: settings.time_limit("statement_timeout"),
+        request: settings.time_limit("request_timeout"),
+        transaction: settings.time_limit("transaction_timeout"),
+        idle_transaction: settings.time_limit("idle_transaction_timeout"),
+        on_timeout: crate::limits::on_timeout(settings.text("on_timeout")).unwrap_or_default(),
     }
 }
 
@@ -140,6 +165,7 @@ fn server_rules(settings: &Values) -> ServerRules {
     ServerRules {
         reset_query: settings.text("server_reset_query").to_owned(),
         reset_query_always: settings.flag("server_reset_query_always"),
+        client_gone_cancel: settings.flag("client_gone_cancel"),
         max_prepared_statements: settings.count("max_prepared_statements"),
         check_query: match settings.text("server_check_query") {
             "" => CheckQuery::Off,

@@ -13,7 +13,7 @@ use pooler::config::{Config, Database, Userlist};
 use crate::finding::{Faults, Finding, Place, Report, did_you_mean};
 use crate::ini::{self, Item, ReadFile};
 use crate::settings::{SETTINGS, SetError, Setting, Status, Values};
-use crate::{databases, userlist, users};
+use crate::{databases, limits, peers, userlist, users};
 
 /// A configuration that can be used.
 #[derive(Debug, Clone)]
@@ -71,10 +71,13 @@ pub fn load_from(path: &Path, read_file: &dyn Fn(&Path) -> io::Result<Vec<u8>>) 
 type Named = (String, String, Place);
 
 /// The sections' content, in the order of the files.
+#[derive(Default)]
 struct Draft {
     settings: Values,
     databases: Vec<Named>,
     users: Vec<Named>,
+    applications: Vec<Named>,
+    peers: Vec<Named>,
 }
 
 /// Where an entry belongs.
@@ -85,6 +88,7 @@ enum Section {
     Pgbouncer,
     Databases,
     Users,
+    Applications,
     Peers,
     /// Told already; its entries are skipped.
     Unknown,
@@ -96,6 +100,7 @@ impl Section {
             "pgbouncer" => Section::Pgbouncer,
             "databases" => Section::Databases,
             "users" => Section::Users,
+            "applications" => Section::Applications,
             "peers" => Section::Peers,
             _ => Section::Unknown,
         }
@@ -104,7 +109,7 @@ impl Section {
 
 impl Draft {
     fn read(path: &Path, read_file: ReadFile, report: &mut Report) -> Draft {
-        let mut draft = Draft { settings: Values::default(), databases: Vec::new(), users: Vec::new() };
+        let mut draft = Draft::default();
         let conffile = path.to_string_lossy();
         // Any text is a value of this setting.
         let _ = draft.settings.set("conffile", &conffile, None);
@@ -132,7 +137,7 @@ impl Draft {
     fn start(&mut self, section: Section, name: &str, place: &Place, report: &mut Report) {
         match section {
             Section::Unknown => {
-                let known = ["pgbouncer", "databases", "users", "peers"];
+                let known = ["pgbouncer", "databases", "users", "applications", "peers"];
                 let advice = match did_you_mean(name, known.into_iter()) {
                     advice if advice.is_empty() => format!("the sections are {}", known.join(", ")),
                     advice => advice,
@@ -152,15 +157,12 @@ impl Draft {
             Section::Pgbouncer => self.setting(&key, &value, &place, report),
             Section::Databases => self.databases.push((key, value, place)),
             Section::Users => self.users.push((key, value, place)),
-            Section::Peers => report.fault(
-                &place,
-                format!("peer {key} is not implemented in this version"),
-                "cancel requests would not be forwarded to it; leave [peers] empty",
-            ),
+            Section::Applications => self.applications.push((key, value, place)),
+            Section::Peers => self.peers.push((key, value, place)),
             Section::None => report.fault(
                 &place,
                 format!("value without section: {key}"),
-                "put it below [pgbouncer], [databases] or [users]",
+                "put it below [pgbouncer], [databases], [users] or [peers]",
             ),
             Section::Unknown => {}
         }
@@ -217,11 +219,26 @@ impl Draft {
             let earlier = by_name.insert(name.clone(), user);
             note_twice(earlier.is_some(), "user", name, place, report);
         }
+        let applications = self.applications.iter();
+        let applications = applications
+            .filter_map(|(pattern, value, place)| limits::parse(pattern, value, place, report))
+            .collect();
+        let mut by_id = BTreeMap::new();
+        let pool_size = NonZeroUsize::new(settings.count("default_pool_size"));
+        for (name, value, place) in &self.peers {
+            let Some((id, peer)) = peers::parse(name, value, pool_size, place, report) else { continue };
+            let earlier = by_id.insert(id, peer);
+            note_twice(earlier.is_some(), "peer", name, place, report);
+        }
+        if let Some((_, _, place)) = self.peers.first().filter(|_| settings.int("peer_id") == 0) {
+            let advice = "no cancel request is passed on; set it to this process's own number";
+            report.warn(place, "there are peers, but peer_id is 0", advice);
+        }
         let whole_file = Place { file: path.into(), line: None };
         let userlist = userlist(&settings, &whole_file, read_file, report);
         check_settings(&settings, &whole_file, report);
         Loaded {
-            config: effective::config(&settings, userlist, named, fallback, by_name),
+            config: effective::config(&settings, userlist, (named, fallback), by_name, applications, by_id),
             program: effective::program(&settings, path),
             settings,
             warnings: Vec::new(),

@@ -1,7 +1,8 @@
 use std::time::Duration;
 
 use pooler::config::{
-    AuthMethod, CheckQuery, Host, ListenAddr, LoadBalance, PoolMode, PoolSizes, UnixListen, User,
+    AuthMethod, CheckQuery, Host, ListenAddr, LoadBalance, OnTimeout, OwnTimeLimits, PoolMode, PoolSizes,
+    UnixListen, User,
 };
 use proptest::prelude::*;
 
@@ -133,7 +134,7 @@ early = 1
 max_client_con = 1
 max_client_conn = ten
 pool_mode = pool
-query_timeout = 30
+server_fast_close = 1
 auth_type = hba
 auth_user = lookup
 listen_port
@@ -154,22 +155,25 @@ d = dbname=local
 e = server_lifetime=soon host='a, b' port=65536
 0123456789012345678901234567890123456789012345678901234567890123 = host=h
 [users]
-u = pool_mod=session query_timeout=1 pool_size=x
+u = pool_mod=session query_timeout=soon pool_size=x
 v = pool_mode
 [peers]
-1 = host=a
+1 = port=0 hots=a
+0 = host=a
+2 = host=a,b
+3
 ";
     let faults = load_files(&[("a.ini", text), ("broken", "\"a\" \"b\"\n\"c\"\n")]).unwrap_err();
     let lines: Vec<String> = faults.to_string().lines().map(str::to_owned).collect();
     let expected = [
         "nowhere to listen on (a.ini): set listen_addr or unix_socket_dir",
-        "value without section: early (a.ini:1): put it below [pgbouncer], [databases] or [users]",
+        "value without section: early (a.ini:1): put it below [pgbouncer], [databases], [users] or [peers]",
         "unknown parameter: pgbouncer/max_client_con (a.ini:3): did you mean max_client_conn?",
         "invalid value \"ten\" for parameter max_client_conn in configuration (a.ini:4): \
          expected a whole number from 0 to 2147483647",
         "invalid value \"pool\" for parameter pool_mode in configuration (a.ini:5): \
          expected one of session, transaction, statement",
-        "query_timeout = 30 is not implemented in this version (a.ini:6): leave query_timeout out, or set it to 0",
+        "server_fast_close = 1 is not implemented in this version (a.ini:6): leave server_fast_close out, or set it to 0",
         "auth_type = hba is not implemented in this version (a.ini:7): \
          it can be one of any, trust, plain, md5, scram-sha-256",
         "auth_user = lookup is not implemented in this version (a.ini:8): leave auth_user out",
@@ -202,12 +206,17 @@ v = pool_mode
         "too long db name: 0123456789012345678901234567890123456789012345678901234567890123 (a.ini:25): \
          at most 63 bytes",
         "unrecognized user parameter: pool_mod (a.ini:27): did you mean pool_mode?",
-        "invalid query_timeout: 1 (a.ini:27): user u: expected 0: this version does not implement it yet",
+        "invalid query_timeout: soon (a.ini:27): user u: expected whole seconds, or a time such as 5min",
         "invalid pool_size: x (a.ini:27): user u: expected a whole number",
         "syntax error in user settings (a.ini:28): user v: expected = behind pool_mode; \
          a value with blanks stands in single quotes",
-        "peer 1 is not implemented in this version (a.ini:30): \
-         cancel requests would not be forwarded to it; leave [peers] empty",
+        "invalid port: 0 (a.ini:30): peer 1: expected a number from 1 to 65535",
+        "unrecognized peer parameter: hots (a.ini:30): did you mean host?",
+        "peer 1 has no host (a.ini:30): add host= to it",
+        "invalid peer id: 0 (a.ini:31): expected a number from 1 to 65535",
+        "invalid host: a,b (a.ini:32): peer 2: expected one host",
+        "peer 2 has no host (a.ini:32): add host= to it",
+        "syntax error in configuration (a.ini:33): expected key = value",
         "broken auth file (broken:2): the secret in double quotes is missing",
     ];
     for (line, expected) in lines.iter().zip(expected) {
@@ -344,7 +353,7 @@ fn every_active_setting_reaches_its_place() {
             (_, Status::Harmless(_) | Status::Only(_)) => continue,
             (Kind::Bool, _) if setting.default == Some("1") => "0",
             (Kind::Bool, _) => "1",
-            (Kind::Int { .. } | Kind::Seconds, _) => "7",
+            (Kind::Int { .. } | Kind::Seconds | Kind::Percent, _) => "7",
             (Kind::Mode, _) => "0600",
             (Kind::List | Kind::Text, _) => "x",
             (Kind::Choice(words), _) => words[words.len() - 1],
@@ -352,6 +361,27 @@ fn every_active_setting_reaches_its_place() {
         let changed = rendered(&format!("{base}{} = {value}\n", setting.name));
         assert_ne!(changed, unchanged, "{} = {value} changes nothing", setting.name);
     }
+}
+
+/// A nought that means "never" must not be taken for "at once", nor one that means "no limit" for "none" (bug 70:
+/// pg_doorman 3.3.2).
+#[test]
+fn a_nought_is_no_limit_where_the_help_says_so() {
+    let unlimited = |value: &str, setting: &str| {
+        let loaded = loaded(&format!("[pgbouncer]\nauth_file = users\n{setting} = {value}\n"));
+        format!("{:?}", loaded.config).matches("None").count()
+    };
+    let mut checked = Vec::new();
+    for setting in SETTINGS.iter().filter(|setting| setting.status == Status::Active) {
+        if ["0: never", "0: no limit", "0: the system's setting"]
+            .iter()
+            .any(|words| setting.help.contains(words))
+        {
+            assert_eq!(unlimited("0", setting.name), unlimited("7", setting.name) + 1, "{}", setting.name);
+            checked.push(setting.name);
+        }
+    }
+    assert!(checked.len() > 20, "{checked:?}");
 }
 
 #[test]
@@ -450,6 +480,20 @@ fn keys_of_databases() {
         ("query_wait_timeout=9", Database { query_wait_timeout: Some(Some(seconds(9))), ..none.clone() }),
         ("query_wait_timeout=0", Database { query_wait_timeout: Some(None), ..none.clone() }),
         ("query_wait_timeout=-1", Database { query_wait_timeout: Some(None), ..none.clone() }),
+        (
+            "statement_timeout=1.5",
+            Database {
+                times: OwnTimeLimits { statement: Some(Some(Duration::from_millis(1500))), ..none.times },
+                ..none.clone()
+            },
+        ),
+        (
+            "statement_timeout=0",
+            Database { times: OwnTimeLimits { statement: Some(None), ..none.times }, ..none.clone() },
+        ),
+        ("max_waiting_clients=7", Database { max_waiting: Some(NonZeroUsize::new(7)), ..none.clone() }),
+        ("max_waiting_clients=0", Database { max_waiting: Some(None), ..none.clone() }),
+        ("max_waiting_clients=-1", none.clone()),
         ("load_balance_hosts=disable", Database { load_balance: LoadBalance::Disable, ..none.clone() }),
         ("load_balance_hosts=round-robin", none.clone()),
         ("max_db_connections=4", Database { max_connections: NonZeroUsize::new(4), ..none.clone() }),
@@ -512,6 +556,22 @@ fn keys_of_users() {
         (
             "query_timeout=0 idle_transaction_timeout=0 transaction_timeout=0 client_idle_timeout=-1",
             none.clone(),
+        ),
+        (
+            "query_timeout=1 idle_transaction_timeout=2 transaction_timeout=3 client_idle_timeout=4 \
+             statement_timeout=500ms on_timeout=Error",
+            User {
+                times: OwnTimeLimits {
+                    query: Some(Some(seconds(1))),
+                    idle_transaction: Some(Some(seconds(2))),
+                    transaction: Some(Some(seconds(3))),
+                    statement: Some(Some(Duration::from_millis(500))),
+                    request: None,
+                    on_timeout: Some(OnTimeout::Error),
+                },
+                client_idle_timeout: Some(seconds(4)),
+                ..none.clone()
+            },
         ),
     ] {
         let loaded = loaded(&format!("[pgbouncer]\nauth_file = users\n[users]\n'a b' = {text}"));

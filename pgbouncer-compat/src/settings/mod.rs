@@ -45,6 +45,8 @@ pub enum Kind {
     Mode,
     /// A time, in seconds, fractions allowed.
     Seconds,
+    /// A percentage, decimals allowed.
+    Percent,
     /// Names separated by commas or blanks.
     List,
     /// Any text, the empty one included.
@@ -100,6 +102,7 @@ impl Setting {
                 value::integer(text, Unit::None).filter(|bits| (0..=0o7777).contains(bits)).map(Value::Int)
             }
             Kind::Seconds => value::duration(text).map(Value::Time),
+            Kind::Percent => value::percent(text).map(|_| Value::Text(text.to_owned())),
             Kind::List | Kind::Text => Some(Value::Text(text.to_owned())),
             Kind::Choice(words) => words
                 .iter()
@@ -127,6 +130,7 @@ impl Kind {
             Kind::Seconds => {
                 "a time in seconds such as 30 or 1.5, or with a unit such as 5min or 500ms".into()
             }
+            Kind::Percent => "a percentage from 0 to 100, decimals allowed".into(),
             Kind::List | Kind::Text => "text".into(),
             Kind::Choice(words) => format!("one of {}", words.join(", ")),
         }

@@ -30,12 +30,12 @@ pub const SETTINGS: &[Setting] = &[
         "3600",
         "A database that came from `*` is forgotten after this long without use; 0: never.",
     ),
+    seconds("cancel_wait_timeout", "10", "How long a cancel request may take to reach its server; 0: 60 s."),
     seconds(
-        "cancel_wait_timeout",
-        "10",
-        "How long a cancel request may take to reach its server; 0: no limit.",
+        "client_idle_timeout",
+        "0",
+        "Disconnect clients that are idle without a server connection this long; 0: never.",
     ),
-    seconds("client_idle_timeout", "0", "Disconnect clients that are idle this long; 0: never.").only(&["0"]),
     seconds("client_login_timeout", "60", "Time for a client to log in; 0: no limit."),
     text("client_tls13_ciphers", "TLS 1.3 cipher suites towards clients.").unset().harmless(CLIENT_TLS),
     text("client_tls_ca_file", "Authority that signs clients' certificates.").harmless(CLIENT_TLS),
@@ -70,9 +70,8 @@ pub const SETTINGS: &[Setting] = &[
     seconds(
         "idle_transaction_timeout",
         "0",
-        "Close connections that idle in a transaction this long; 0: never.",
-    )
-    .only(&["0"]),
+        "Disconnect clients that do nothing in a transaction this long; 0: never.",
+    ),
     list(
         "ignore_startup_parameters",
         "",
@@ -115,8 +114,12 @@ pub const SETTINGS: &[Setting] = &[
         "0",
         "Server connections a pool keeps open while it has clients or a forced user; 0: none.",
     ),
-    int("peer_id", "0", "This process's number among peers that forward cancel requests; 0: alone.")
-        .only(&["0"]),
+    int(
+        "peer_id",
+        "0",
+        "This process's number among peers that pass cancel requests on (`[peers]`); 0: alone.",
+    )
+    .range(0, 65535),
     text("pidfile", "File that holds the process id while the program runs.").at_start(),
     int("pkt_buf", "4096", "Size of a connection's buffer.")
         .unit(Unit::Bytes)
@@ -125,7 +128,11 @@ pub const SETTINGS: &[Setting] = &[
     choice("pool_mode", "session", POOL_MODES, "When a server connection goes back to its pool."),
     seconds("pool_idle_timeout", "0", "Forget a pool after this long without any connection; 0: never.")
         .harmless("an empty pool costs next to nothing, and its statistics stay"),
-    seconds("query_timeout", "0", "Close connections whose query takes this long; 0: never.").only(&["0"]),
+    seconds(
+        "query_timeout",
+        "0",
+        "Disconnect clients whose query, or wait for a server connection, takes this long; 0: never.",
+    ),
     int(
         "query_wait_notify",
         "5",
@@ -172,7 +179,11 @@ pub const SETTINGS: &[Setting] = &[
         "3600",
         "Close server connections of this age when nobody uses them; 0: after one use.",
     ),
-    seconds("server_login_retry", "15", "Pause after a server refused or could not be reached."),
+    seconds(
+        "server_login_retry",
+        "15",
+        "Pause after a server refused or could not be reached, and up to a tenth more.",
+    ),
     text(
         "server_reset_query",
         "Run when a client of session mode leaves its server connection; empty: no reset.",
@@ -236,8 +247,7 @@ pub const SETTINGS: &[Setting] = &[
         "Parameters, of those that servers report, kept for each client beside the usual five.",
     )
     .at_start(),
-    seconds("transaction_timeout", "0", "Close connections whose transaction takes this long; 0: never.")
-        .only(&["0"]),
+    seconds("transaction_timeout", "0", "Disconnect clients whose transaction takes this long; 0: never."),
     text(
         "unix_socket_dir",
         "Directory of the Unix socket, and of servers without `host`; `@name`: abstract; empty: none.",
@@ -248,11 +258,88 @@ pub const SETTINGS: &[Setting] = &[
     mode("unix_socket_mode", "0777", "Permissions of the Unix socket's file.").at_start(),
     text("user", "Unix user to become after start.").unset().at_start(),
     int("verbose", "", "Detail in the log: 1 debug, 2 and more everything.").unset(),
+    row(
+        "audit_sample",
+        Kind::Percent,
+        "0.1",
+        "How many of the transactions that look harmless are followed by a look at the session all the same. What that \
+         finds is logged as a warning with the statements. Not a setting of PgBouncer.",
+    ),
+    int(
+        "buffer_limit",
+        "1073741824",
+        "What may be kept for all clients: prepared statements, notifications, parts of messages, replies that are not \
+         taken; 0: no limit. Beyond it clients for whom much is kept are not read, and those for whom most is are \
+         disconnected. Not a setting of PgBouncer.",
+    )
+    .unit(Unit::Bytes)
+    .range(0, MAX),
+    int(
+        "client_buffer_limit",
+        "67108864",
+        "What may be kept for one client of its prepared statements, and of notifications that it does not take; 0: no \
+         limit. With more it is disconnected. Not a setting of PgBouncer.",
+    )
+    .unit(Unit::Bytes)
+    .range(0, MAX),
+    flag(
+        "client_gone_cancel",
+        "1",
+        "Cancel what the server does for a client that has left; 0: let it finish, as PostgreSQL would, for no longer than \
+         `statement_timeout`. A transaction left open is rolled back in any case. Not a setting of PgBouncer.",
+    ),
+    connections(
+        "max_connecting",
+        "16",
+        "Server connections that may be opening at the same time to one host, for all pools together; 0: no limit. Where \
+         the last attempt has not reached the host it is one. Not a setting of PgBouncer.",
+    ),
+    connections(
+        "max_pins_per_pool",
+        "0",
+        "Clients of a pool that may keep their server connection for what they have in its session (`SHOW PINS`); 0: no \
+         limit. One more is disconnected behind its transaction. Not a setting of PgBouncer.",
+    ),
+    connections(
+        "max_waiting_clients",
+        "0",
+        "Clients of a pool that may wait for a server connection while none can be opened for them; 0: no limit. The \
+         request of one more is refused (`53300`), and its client keeps its connection. In a pause all may wait. Not a \
+         setting of PgBouncer.",
+    ),
+    choice(
+        "on_timeout",
+        "disconnect",
+        &["disconnect", "terminate", "error"],
+        "What `transaction_timeout` and `idle_transaction_timeout` do to a client: it is disconnected as by PgBouncer, or \
+         as by PostgreSQL's own limits (`25P04`, `25P03`), or its transaction is rolled back and its next request gets an \
+         error of that code. Not a setting of PgBouncer.",
+    ),
+    seconds(
+        "request_timeout",
+        "0",
+        "Time for a request: waiting for a server connection, connecting, and running together; 0: no limit. One that \
+         waits too long is refused and not sent, one that runs is cancelled (`57014`). Clients set their own with `SET \
+         pgferry.deadline = '800ms'` or `/*deadline=800ms*/` at the head of a statement; the stricter holds. Not a setting \
+         of PgBouncer.",
+    ),
     choice(
         "session_state",
         "preserve",
         &["preserve", "discard"],
         "Whether settings and all else a session has follow a client between transactions. Not a setting of PgBouncer.",
+    ),
+    seconds(
+        "statement_timeout",
+        "0",
+        "Cancel a statement that a server works on this long; 0: never. Time in which the client does not take the \
+         answer, or does nothing in a transaction, does not count. Not a setting of PgBouncer.",
+    ),
+    seconds(
+        "statement_timeout_grace",
+        "5",
+        "How long a server may take to end a statement that was cancelled by `statement_timeout`, before its connection \
+         and the client's are closed. Not a setting of PgBouncer.",
     ),
     int("workers", "0", "Threads that carry connections; 0: one a core. Not a setting of PgBouncer.")
         .range(0, 1024)

@@ -42,7 +42,7 @@ async fn serve(arrival: &mut Arrival, client: ConsoleClient) {
         if arrival.conversation.send(&out).await.is_err() {
             return;
         }
-        out.clear();
+        out = Vec::new(); // a table may be large
         let (tag, body) = match arrival.conversation.next().await {
             Ok(message) => message,
             Err(_) => return,

@@ -9,6 +9,9 @@ use crate::config::Config;
 use crate::error::Refusal;
 use crate::net::Peer;
 
+/// Under what refused parameters are counted.
+const UNSUPPORTED: &str = "unsupported startup parameter";
+
 /// What a client asked for.
 #[derive(Debug)]
 pub(super) struct ClientParams {
@@ -48,7 +51,10 @@ impl ClientParams {
                     Some(index) => params.values.set(index, value),
                     None if config.params.ignore.iter().any(|i| i == name) => {}
                     None if preserves => drop(params.untracked.insert(name.to_lowercase(), value.clone())),
-                    None => return Err(Refusal::fatal(format!("unsupported startup parameter: {name}"))),
+                    None => {
+                        return Err(Refusal::fatal(format!("unsupported startup parameter: {name}"))
+                            .because(UNSUPPORTED));
+                    }
                 },
             }
         }
@@ -100,7 +106,8 @@ impl ClientParams {
                 None if ignored(&name) => {}
                 None if preserves => drop(self.untracked.insert(name.to_lowercase(), value.to_owned())),
                 None => {
-                    return Err(Refusal::fatal(format!("unsupported startup parameter in options: {name}")));
+                    return Err(Refusal::fatal(format!("unsupported startup parameter in options: {name}"))
+                        .because(UNSUPPORTED));
                 }
             }
         }

@@ -20,6 +20,7 @@ impl<'w> Gather<'w> {
     }
 
     /// These of the bytes read go on.
+    #[inline]
     pub(super) fn keep(&mut self, input: &[u8], bytes: Range<usize>) {
         if self.run.is_empty() {
             self.run = bytes;
@@ -37,11 +38,18 @@ impl<'w> Gather<'w> {
         self.scratch.extend_from_slice(bytes);
     }
 
+    /// Bytes that were gathered, beside those that lie where they were read.
+    #[inline]
+    pub(super) fn gathered(&self) -> usize {
+        self.scratch.len()
+    }
+
     fn flush(&mut self, input: &[u8]) {
         self.scratch.extend_from_slice(&input[std::mem::take(&mut self.run)]);
     }
 
     /// All of it.
+    #[inline]
     pub(super) fn bytes<'a>(&'a mut self, input: &'a [u8]) -> &'a [u8] {
         if self.scratch.is_empty() {
             return &input[self.run.clone()];

@@ -1,20 +1,26 @@
 //! A session's hold on a server.
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use protocol::message;
+use protocol::params::literal;
 use protocol::session::Origin;
 
+use super::notify::Native;
+use super::trail::Trail;
 use super::{End, Session};
 use crate::clients::ClientState;
 use crate::config::PoolMode;
 use crate::net::Watch;
 use crate::params::ParamSet;
-use crate::salvage;
+use crate::salvage::{self, Running};
 use crate::server::{Server, ServerState};
-use crate::state::{self, Answer};
+use crate::state::{self, Answer, Trust};
 use crate::unsent::Unsent;
+
+const ENCODING: &str = "client_encoding";
 
 /// A server, while a client has it.
 pub(super) struct Link {
@@ -23,23 +29,34 @@ pub(super) struct Link {
     pub(super) watch: Watch,
     /// The client's parameters are being set, and nobody has seen a server accept them: its requests wait.
     pub(super) setting: bool,
+    /// Statements that give the server the client's parameters are under way.
+    pub(super) bringing: bool,
     /// The audit that is being answered.
     pub(super) audit: Option<Answer>,
-    /// Settings with a dot in their name that the client has named.
-    pub(super) custom: Vec<String>,
-    /// Settings may have been reset in the transaction at hand.
-    pub(super) may_reset: bool,
+    /// The transaction at hand is audited, whatever its statements.
+    pub(super) sampled: bool,
+    /// Something ran for which the session was not looked at yet.
+    pub(super) ran: bool,
     /// The transaction at hand may have written.
     pub(super) wrote: bool,
-    /// What the client knew of the reported parameters before it reset some: those of its start-up packet return to what
-    /// that said, and so it is told only when they have.
-    pub(super) told: Option<Arc<ParamSet>>,
+    /// It has called functions that these say are clean.
+    pub(super) trust: Option<Arc<Trust>>,
+    /// What the audit will want to know.
+    pub(super) trail: Option<Box<Trail>>,
+    /// What the server listens to for the client.
+    pub(super) native: Option<Box<Native>>,
+    /// The client's channels at the hub were given back to the server.
+    pub(super) brought: bool,
+    /// The client, who listens itself, has notified in the transaction at hand.
+    pub(super) notified: bool,
     /// The next request depends on what the server answers to those before it.
     pub(super) stalled: bool,
     /// The server has said why it ends the session.
     pub(super) fatal: bool,
     /// It takes no more bytes; what it still has to say is read.
     pub(super) deaf: bool,
+    /// A cancel request was sent for what has ended meanwhile: until it has arrived nothing else may begin.
+    pub(super) settling: bool,
     /// When the transaction began, in microseconds; 0 outside one.
     pub(super) xact_since: u64,
     /// When the round of requests at hand began; 0 if none is.
@@ -48,13 +65,52 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn takes_requests(&self) -> bool {
-        !self.setting && !self.stalled && self.unsent.is_empty() && !self.server.machine.is_overrun()
+        let telling = self.audit.is_some() && self.holds_back(); // the client hears of it before the next reply
+        !self.setting
+            && !self.settling
+            && !self.stalled
+            && !telling
+            && !self.server.statements.again.is_pending()
+            && !self.native.as_ref().is_some_and(|native| native.is_moving())
+            && self.unsent.is_empty()
+            && !self.server.machine.is_overrun()
+    }
+
+    /// Requests of the client's are being answered, and will be before the server has got more.
+    pub(super) fn awaits_answer(&self) -> bool {
+        let machine = &self.server.machine;
+        let can_tell = !machine.reads_copy() && !machine.skips_until_sync() && !machine.is_lost();
+        can_tell && machine.requests_owed() > 0
+    }
+
+    /// The client is not told yet what a reset has changed.
+    pub(super) fn holds_back(&self) -> bool {
+        self.trail.as_ref().is_some_and(|trail| trail.told.is_some())
+    }
+
+    /// Adds a query of the pooler's own to what is to be sent.
+    pub(super) fn add_query(&mut self, origin: Origin, sql: &str) {
+        self.server.own_query(origin);
+        self.unsent.add(|out| message::query(out, sql));
+    }
+
+    /// The client may be told what the hub has: it is certain to listen to it still, and the server has nothing that was
+    /// before it.
+    pub(super) fn may_tell(&self) -> bool {
+        !self.brought && !self.native.as_ref().is_some_and(|native| native.is_moving())
     }
 
     /// The server alone. What it has not been sent will not be.
     pub(super) fn into_server(mut self) -> Box<Server> {
+        self.server.statements.again.forget();
         if !self.unsent.is_empty() {
             self.server.machine.on_sent_rest(false);
+        }
+        if self.setting || self.audit.is_some() {
+            self.server.suspect |= sql::Effects::OPAQUE; // what its session has was about to be known
+        }
+        if self.trust.is_some() {
+            self.server.suspect |= sql::Effects::CALLS; // nobody will ask whether they still are clean
         }
         self.server
     }
@@ -80,18 +136,27 @@ impl Session {
             unsent: Unsent::default(),
             watch: Watch::default(),
             setting: false,
+            bringing: false,
             audit: None,
-            custom: Vec::new(),
-            may_reset: false,
+            sampled: false,
+            ran: false,
             wrote: false,
-            told: None,
+            trust: None,
+            trail: None,
+            native: None,
+            brought: false,
+            notified: false,
             stalled: false,
             fatal: false,
             deaf: false,
+            settling: false,
             xact_since: 0,
             query_since: 0,
         };
         link.server.statements.end_batch();
+        if let Some(timing) = &mut self.timing {
+            timing.link();
+        }
         let info = &link.server.info;
         info.set_state(ServerState::Active);
         info.client.store(self.local.info.id, Relaxed);
@@ -103,6 +168,8 @@ impl Session {
             self.adopt(link.server.params.clone()); // they were in its start-up packet; a walsender takes no SET
         } else if !Arc::ptr_eq(&self.params, &link.server.params)
             || !Arc::ptr_eq(&self.settings, &link.server.settings)
+            || self.began.as_ref().is_some_and(|began| !Arc::ptr_eq(began, &self.params))
+            || self.is_concerned(&link.server)
         {
             self.bring_parameters(&mut link);
         }
@@ -110,12 +177,24 @@ impl Session {
         true
     }
 
+    /// The server has something of other clients that this one could see.
+    fn is_concerned(&self, server: &Server) -> bool {
+        server.leavings.concern(self.local.info.id, self.pool.habits.anybody_asks())
+    }
+
     /// Puts the statements in front of the request that give the server this client's parameters.
     fn bring_parameters(&mut self, link: &mut Link) {
         let mut sql = String::new();
+        if self.is_concerned(&link.server) {
+            link.server.leavings.write_removal(&mut sql);
+        }
         let tracked = &self.worker.shared.tracked;
         let server = &mut link.server;
         server.params.values().write_changes(self.params.values(), tracked, &mut sql);
+        if let Some(began) = &self.began {
+            let given = |index| self.beginning.iter().any(|(name, _)| tracked.index(name) == Some(index));
+            began.values().write_kept(self.params.values(), server.params.values(), tracked, given, &mut sql);
+        }
         let other_settings = !Arc::ptr_eq(&self.settings, &server.settings);
         if other_settings {
             state::write_changes(&server.settings, &self.settings, &mut sql);
@@ -124,15 +203,31 @@ impl Session {
             self.adopt(server.params.clone());
             return;
         }
-        server.own_query(Origin::Pooler);
-        link.unsent.add(|out| message::query(out, &sql));
+        let in_utf8 = !sql.is_ascii() && !self.reads_utf8(&link.server.params);
+        if in_utf8 {
+            // Settings are kept in UTF-8, and a text is read in the encoding that the server has when it comes.
+            link.add_query(Origin::Pooler, "SET client_encoding='UTF8'");
+            let values = self.params.values();
+            tracked.index(ENCODING).and_then(|index| values.get(index)).inspect(|encoding| {
+                let _ = write!(sql, "SET {ENCODING}={};", literal(encoding));
+            });
+        }
+        link.add_query(Origin::Pooler, &sql);
+        link.bringing = true;
         // Without its settings (its role, say) a request must not run.
-        link.setting = other_settings || !self.params.is_proven();
+        link.setting = other_settings || in_utf8 || !self.params.is_proven();
         self.local.preparing.set(true);
     }
 
+    /// What is UTF-8 means to a server with these parameters what it says, and comes as such from it.
+    pub(super) fn reads_utf8(&self, params: &ParamSet) -> bool {
+        let encoding =
+            self.worker.shared.tracked.index(ENCODING).and_then(|index| params.values().get(index));
+        matches!(encoding, Some("UTF8" | "SQL_ASCII"))
+    }
+
     /// The parameters of the linked server are the client's from now on.
-    pub(super) fn adopt(&mut self, params: Arc<crate::params::ParamSet>) {
+    pub(super) fn adopt(&mut self, params: Arc<ParamSet>) {
         if !Arc::ptr_eq(&self.params, &params) {
             self.params = params.clone();
             self.local.info.set_params(params);
@@ -144,8 +239,8 @@ impl Session {
         let Some(link) = &self.link else { return };
         let server = &link.server;
         let over = server.machine.idle().is_some() && server.is_between_messages();
-        let over = over && link.unsent.is_empty() && !link.setting;
-        let over = over && link.audit.is_none() && server.pins.is_empty();
+        let over = over && link.unsent.is_empty() && !link.setting && server.suspect.is_empty();
+        let over = over && link.audit.is_none() && server.pins.is_empty() && self.held.is_none();
         if over && self.shares_servers() {
             self.release();
         }
@@ -158,7 +253,7 @@ impl Session {
         let server = link.into_server();
         let cancels = self.local.cancels.take();
         if cancels.is_some() || self.rules.now().must_reset() {
-            self.worker.spawn(salvage::salvage(self.worker.clone(), server, cancels));
+            salvage::begin(&self.worker, server, cancels, Running::Cancel);
         } else if let Some(server) = server.into_idle() {
             self.pool.give_back_at(self.worker.index, server, self.worker.now(), self.rules.now());
         }
@@ -166,7 +261,9 @@ impl Session {
 
     pub(super) fn unlinked(&self) {
         *self.local.server.borrow_mut() = None;
+        self.local.idle_since.set(self.worker.now());
         self.local.busy.set(false);
+        self.local.prepared();
         self.local.info.server.store(0, Relaxed);
         self.local.info.since.store(0, Relaxed);
         self.local.info.set_state(ClientState::Idle);
@@ -177,6 +274,10 @@ impl Session {
         let Some(link) = &mut self.link else { return };
         if link.query_since == 0 {
             link.query_since = now;
+            if let Some(timing) = &mut self.timing {
+                timing.asks(now);
+                timing.statement_begins(now);
+            }
             link.server.info.requested.store(now, Relaxed);
             self.local.info.since.store(now, Relaxed);
             self.local.busy.set(true);
@@ -189,20 +290,43 @@ impl Session {
         }
     }
 
-    /// Nothing is owed any more.
-    pub(super) fn requests_answered(&mut self, now: u64) {
+    /// Nothing is owed any more. `idle`: nor is a transaction open.
+    pub(super) fn requests_answered(&mut self, now: u64, idle: bool) {
         let Some(link) = &mut self.link else { return };
         let counters = &self.pool.counters[self.worker.index];
         if link.query_since != 0 {
             counters.query_time.add(now - link.query_since);
             link.query_since = 0;
+            if let Some(timing) = &mut self.timing {
+                timing.idles(now);
+            }
             self.local.info.since.store(0, Relaxed);
+            self.local.waited.set(0);
             self.local.busy.set(false);
         }
-        if link.xact_since != 0 && link.server.machine.idle().is_some() {
+        if link.xact_since != 0 && idle {
             counters.xact_time.add(now - link.xact_since);
             link.xact_since = 0;
+            link.notified = false;
+            if let Some(timing) = &mut self.timing {
+                timing.transaction_ends();
+            }
         }
+    }
+
+    /// Whether a cancel request is under way for what has been answered. It must not meet what comes next.
+    pub(super) fn awaits_cancels(&mut self) -> bool {
+        let Some(link) = &mut self.link else { return false };
+        let settling = self.local.cancels.borrow().as_ref().is_some_and(|cancels| cancels.are_under_way());
+        if settling != link.settling {
+            link.settling = settling;
+            link.server.info.set_state(if settling {
+                ServerState::BeingCanceled
+            } else {
+                ServerState::Active
+            });
+        }
+        settling
     }
 
     /// The server's connection has ended.

@@ -5,24 +5,28 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
-use protocol::error_fields::ErrorMessage;
+use protocol::error_fields::{ErrorMessage, Severity};
 
+use super::timing::Over;
 use super::{End, Session};
+use crate::cancel;
 use crate::clients::ClientState;
 use crate::error::Refusal;
-use crate::pool::{Grant, Place};
+use crate::pool::{Crowded, Grant, Place, WaitLimit};
 use crate::server::{self, IdleServer};
 
 const QUEUED: &str = "No server connection available in postgres backend, client being queued";
 
 /// A waiting client's further requests are read up to this many bytes, so that its leaving is noticed.
-const READ_AHEAD: usize = 32 << 10;
+pub(super) const READ_AHEAD: usize = 32 << 10;
 
 impl Session {
-    /// Waits for a server and links it. Returns without one when the wait was cancelled: the request at hand is then
-    /// to be refused.
+    /// Waits for a server and links it. Returns without one when the request at hand is to be refused.
     pub(super) async fn wait_for_server(&mut self) -> Result<(), End> {
         let since = self.worker.now();
+        if let Some(timing) = &mut self.timing {
+            timing.asks(since);
+        }
         self.local.info.since.store(since, Relaxed);
         self.local.info.set_state(ClientState::Waiting);
         let linked = match self.replication.clone() {
@@ -30,7 +34,9 @@ impl Session {
             Some(params) => Box::pin(self.wait_for_own_server(params)).await,
             None => self.wait_in_queue(since).await,
         };
-        self.counters().wait_time.add(self.worker.now() - since);
+        let waited = self.worker.now() - since;
+        self.local.waited.set(waited);
+        self.counters().wait_time.add(waited);
         if self.link.is_none() {
             self.local.info.since.store(0, Relaxed);
             self.local.info.set_state(ClientState::Idle);
@@ -38,29 +44,49 @@ impl Session {
         linked
     }
 
-    /// Longest wait in microseconds, by the configuration of this moment.
-    fn wait_limit(&self) -> Option<u64> {
+    /// Longest wait, by the configuration of this moment.
+    fn wait_limit(&self) -> WaitLimit {
         let config = self.worker.shared.config.load();
-        self.pool.wait_limit(&config, &self.local.info.login.name).map(|limit| limit.as_micros() as u64)
+        let query = self.timing.as_ref().and_then(|timing| timing.limits.query);
+        self.pool.wait_limit(&config, &self.local.info.login.name, query)
     }
 
     async fn wait_in_queue(&mut self, since: u64) -> Result<(), End> {
         if let Some(reason) = self.pool.failing() {
             self.pool.try_again(&self.worker);
             let text = format!("server login has been failing, cached error: {reason} (server_login_retry)");
-            return Err(End::Refused(Refusal::fatal(text)));
+            return Err(End::Refused(Refusal::fatal(text).because("server_login_retry")));
         }
+        let mut counted = match self.pool.join_crowd() {
+            Ok(counted) => counted,
+            Err(crowded) => {
+                self.report_waiting(Crowded::REASON);
+                self.refuse(Some(crowded.message(Severity::Error)));
+                return Ok(());
+            }
+        };
         loop {
             let limit = self.wait_limit();
-            let mut place = self.pool.wait(self.worker.index, since, limit, Some(self.local.info.id));
+            let notify = Some(self.local.info.id);
+            let mut place = self.pool.wait(self.worker.index, since, limit, notify, counted.take());
             if self.pool.is_removed() {
                 return Err(End::Refused(Refusal::fatal("database removed"))); // nobody would serve this queue
             }
             self.local.ticket.set(Some(place.ticket));
             self.pool.pump(&self.worker);
-            let grant = poll_fn(|cx| self.poll_wait(cx, &mut place)).await;
+            self.pool.ask_back(&self.worker);
+            self.set_alarm();
+            let grant = match place.take() {
+                Some(grant) => Ok(Some(grant)), // of another worker: that is no wait
+                None => poll_fn(|cx| self.poll_wait(cx, &mut place)).await,
+            };
             self.local.ticket.set(None);
-            match grant? {
+            let Some(grant) = grant? else {
+                self.report_waiting(Over::Request.setting());
+                self.refuse(Some(Over::Request.error()));
+                return Ok(());
+            };
+            match grant {
                 Grant::Server(server) => {
                     if server.into_clean().is_some_and(|server| self.link(server)) {
                         return Ok(());
@@ -68,7 +94,8 @@ impl Session {
                     // It was gone before it could be used: in line again.
                 }
                 Grant::Cancelled => {
-                    self.machine.refuse();
+                    self.report_waiting(cancel::REASON);
+                    self.refuse(None);
                     return Ok(());
                 }
                 Grant::Refused(refusal) => return Err(End::Refused(refusal)),
@@ -76,13 +103,19 @@ impl Session {
         }
     }
 
-    /// The answer, unless the client leaves or is ended first.
-    fn poll_wait(&mut self, cx: &mut Context<'_>, place: &mut Place) -> Poll<Result<Grant, End>> {
-        if let Poll::Ready(grant) = Pin::new(&mut place.granted).poll(cx) {
-            place.done = true;
-            return Poll::Ready(grant.map_err(|_| End::Refused(Refusal::fatal("database removed"))));
+    /// The answer, unless the client leaves or is ended first; `None`: its request has no time left. What then comes is
+    /// for others.
+    fn poll_wait(&mut self, cx: &mut Context<'_>, place: &mut Place) -> Poll<Result<Option<Grant>, End>> {
+        if let Poll::Ready(end) = self.poll_still_there(cx) {
+            return Poll::Ready(Err(end));
         }
-        self.poll_still_there(cx).map(Err)
+        if self.request_is_late() {
+            return Poll::Ready(Ok(None));
+        }
+        Pin::new(&mut place.granted).poll(cx).map(|grant| {
+            place.done = true;
+            grant.map(Some).map_err(|_| End::Refused(Refusal::fatal("database removed")))
+        })
     }
 
     /// Ready when the client is gone or was ended. Reads ahead, within bounds.
@@ -113,25 +146,31 @@ impl Session {
 
     /// A replication client gets a server connection of its own, opened with its own start-up parameters.
     async fn wait_for_own_server(&mut self, params: Vec<(String, String)>) -> Result<(), End> {
-        let permit = loop {
+        let begun = loop {
             let now = self.worker.shared.clock.micros();
             if self.pool.is_removed() {
                 return Err(End::Refused(Refusal::fatal("database removed")));
             }
             if !self.pool.is_held() {
-                if let Some(permit) = self.pool.admit(now) {
-                    break permit;
+                let admit = || {
+                    let permit = self.pool.admit(now);
+                    if permit.is_none() {
+                        self.pool.evict_one(); // for the next attempt
+                    }
+                    permit
+                };
+                if let Some(begun) = self.pool.dial(now, admit) {
+                    break begun;
                 }
-                self.pool.evict_one();
             }
             let since = self.local.info.since.load(Relaxed);
-            if self.wait_limit().is_some_and(|limit| now.saturating_sub(since) >= limit) {
-                return Err(End::Refused(Refusal::fatal("query_wait_timeout")));
+            if let Some(refusal) = self.wait_limit().over(now.saturating_sub(since)) {
+                return Err(End::Refused(refusal));
             }
             self.or_gone(tokio::time::sleep(std::time::Duration::from_millis(50))).await?;
         };
         let (worker, pool) = (self.worker.clone(), self.pool.clone());
-        match self.or_gone(server::connect(&worker, &pool, permit, &params)).await? {
+        match self.or_gone(server::connect(&worker, &pool, begun, &params)).await? {
             Ok(server) => {
                 self.link(IdleServer::into_server(server));
                 Ok(())

@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 pub use auth::{Auth, AuthMethod, Secret, Userlist};
 pub use pool::{
-    CheckQuery, Database, Host, LoadBalance, PoolMode, PoolSizes, ServerRules, SessionState, User,
+    CheckQuery, Database, Host, LoadBalance, PoolMode, PoolSizes, ServerRules, SessionState, Share, User,
 };
-pub use timeouts::Timeouts;
+pub use timeouts::{Application, OnTimeout, OwnTimeLimits, TimeLimits, Timeouts};
 
 /// Everything a running pooler needs to know. Shared as `Arc<Config>`; a reload replaces the whole value.
 #[derive(Debug, Clone)]
@@ -24,18 +24,26 @@ pub struct Config {
     pub listen: Listen,
     /// Threads that carry connections, each with its own event loop. Fixed at start.
     pub workers: NonZeroUsize,
+    /// The number of this instance among its peers; 0: it has none.
+    pub peer_id: u16,
+    /// `[peers]`, by their numbers; this instance may be among them.
+    pub peers: BTreeMap<u16, PeerInstance>,
     /// Who may log in and how.
     pub auth: Auth,
     /// Limits for the whole process.
     pub limits: Limits,
     /// Process-wide timeouts.
     pub timeouts: Timeouts,
+    /// How long requests and transactions may take where neither database nor user says otherwise.
+    pub times: TimeLimits,
     /// Pool sizes where neither database nor user says otherwise.
     pub sizes: PoolSizes,
     /// Pool mode where neither database nor user says otherwise.
     pub pool_mode: PoolMode,
     /// What becomes of session state in transaction and statement mode where neither database nor user says otherwise.
     pub session_state: SessionState,
+    /// Unsuspicious transactions that are audited all the same.
+    pub audit_sample: Share,
     /// How server connections are kept, checked and retired.
     pub server: ServerRules,
     /// Start-up parameters of clients.
@@ -52,6 +60,21 @@ pub struct Config {
     pub fallback: Option<Arc<Database>>,
     /// `[users]`, by login name.
     pub users: HashMap<String, User>,
+    /// `[applications]`, of which the first that matches counts.
+    pub applications: Arc<[Application]>,
+}
+
+/// Another instance, to which cancel requests are passed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerInstance {
+    /// Where it listens.
+    pub host: Host,
+    /// As written, for the console.
+    pub host_text: String,
+    /// Its port, for its Unix socket's name too.
+    pub port: u16,
+    /// Connections to it at once; `None` is no limit.
+    pub pool_size: Option<NonZeroUsize>,
 }
 
 /// Addresses the pooler listens on.
@@ -107,8 +130,25 @@ pub struct Limits {
     pub max_user_connections: Option<NonZeroUsize>,
     /// Client connections a login user.
     pub max_user_client_connections: Option<NonZeroUsize>,
+    /// Clients of a pool that may keep their server connection between transactions for what they have in its session.
+    pub max_pins_per_pool: Option<NonZeroUsize>,
+    /// Clients of a pool that may wait for a server while no connection can be opened for them.
+    pub max_waiting_clients: Option<NonZeroUsize>,
+    /// Server connections that may be opening at the same time to one host.
+    pub max_connecting: Option<NonZeroUsize>,
     /// Largest message either side may send, in bytes, its type byte included.
     pub max_packet_size: u32,
+    /// What may be kept for one client, in bytes: its prepared statements, its notifications.
+    pub client_buffer: Option<NonZeroUsize>,
+    /// What may be kept for all clients, in bytes.
+    pub buffers: Option<NonZeroUsize>,
+}
+
+impl Limits {
+    /// What may be kept for one client, in bytes.
+    pub(crate) fn client_buffer(&self) -> usize {
+        self.client_buffer.map_or(usize::MAX, NonZeroUsize::get)
+    }
 }
 
 /// What happens to parameters in a client's start-up packet.

@@ -34,6 +34,25 @@ pub enum SessionState {
     Discard,
 }
 
+/// A part of a whole, in millionths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Share(u32);
+
+impl Share {
+    /// The whole.
+    pub const WHOLE: u32 = 1_000_000;
+
+    /// At most the whole.
+    pub fn millionths(millionths: u32) -> Share {
+        Share(millionths.min(Share::WHOLE))
+    }
+
+    /// In millionths.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
 /// How many server connections a pool may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolSizes {
@@ -72,6 +91,12 @@ pub struct Database {
     pub pool_mode: Option<PoolMode>,
     /// `session_state`.
     pub session_state: Option<SessionState>,
+    /// `audit_sample`.
+    pub audit_sample: Option<Share>,
+    /// `max_pins_per_pool`; `Some(None)` is no limit.
+    pub max_pins: Option<Option<NonZeroUsize>>,
+    /// `max_waiting_clients`; `Some(None)` is no limit.
+    pub max_waiting: Option<Option<NonZeroUsize>>,
     /// Server connections of this database.
     pub max_connections: Option<NonZeroUsize>,
     /// Client connections of this database.
@@ -80,6 +105,8 @@ pub struct Database {
     pub server_lifetime: Option<Duration>,
     /// Time a client may wait for a server; `Some(None)` is for ever.
     pub query_wait_timeout: Option<Option<Duration>>,
+    /// How long requests and transactions may take.
+    pub times: super::OwnTimeLimits,
     /// Which host of a list the next connection uses.
     pub load_balance: LoadBalance,
     /// Run once after a server login.
@@ -114,16 +141,24 @@ pub struct User {
     pub pool_mode: Option<PoolMode>,
     /// `session_state` of this server-side user's pools.
     pub session_state: Option<SessionState>,
+    /// `audit_sample` of this server-side user's pools.
+    pub audit_sample: Option<Share>,
     /// `pool_size`; `Some(None)` is no limit.
     pub pool_size: Option<Option<NonZeroUsize>>,
     /// `reserve_pool_size`.
     pub reserve_pool_size: Option<usize>,
+    /// `max_waiting_clients` of this server-side user's pools; `Some(None)` is no limit.
+    pub max_waiting: Option<Option<NonZeroUsize>>,
     /// Server connections of this user.
     pub max_connections: Option<NonZeroUsize>,
     /// Client connections of this user.
     pub max_client_connections: Option<NonZeroUsize>,
     /// Time a client may wait for a server; `Some(None)` is for ever. Login user.
     pub query_wait_timeout: Option<Option<Duration>>,
+    /// How long requests and transactions may take, in this server-side user's pools.
+    pub times: super::OwnTimeLimits,
+    /// Time a client may be idle without a server; `None` is the global limit. Login user.
+    pub client_idle_timeout: Option<Duration>,
 }
 
 /// How server connections are kept, checked and retired.
@@ -133,6 +168,8 @@ pub struct ServerRules {
     pub reset_query: String,
     /// Run `reset_query` in every pool mode.
     pub reset_query_always: bool,
+    /// Cancel what the client of a connection was doing when it left; else let it finish.
+    pub client_gone_cancel: bool,
     /// Prepared statements that a server connection keeps in transaction and statement mode; 0: names pass as they
     /// are.
     pub max_prepared_statements: usize,

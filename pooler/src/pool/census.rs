@@ -1,8 +1,13 @@
 //! Exact counts of server connections, and permission to open one more.
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
+#[cfg(not(test))]
+use std::sync::{Mutex, atomic::AtomicUsize};
+
+#[cfg(test)]
+use super::interleave::{AtomicUsize, Mutex};
 
 /// Connections counted against one limit (a pool, a database, a server-side user).
 #[derive(Debug, Default)]
@@ -93,6 +98,7 @@ impl Drop for Permit {
 
 #[cfg(test)]
 mod tests {
+    use super::super::interleave::{every_order, step};
     use super::*;
 
     #[test]
@@ -114,6 +120,31 @@ mod tests {
         drop(first);
         assert!(tallies.iter().all(|t| t.get() == 0));
         assert!(admit(Some(1), 1, 1).is_ok());
+    }
+
+    /// Two pools with a place each, and one for both: never two permits, in whatever order they come and go, and none is
+    /// lost.
+    #[test]
+    fn limits_hold_in_any_order() {
+        type World = (Arc<Census>, [Arc<Tally>; 4], std::sync::atomic::AtomicUsize);
+        let come_and_go = |(census, tallies, out): &World, pool: usize| {
+            for _ in 0..2 {
+                let counted = Counted {
+                    pool: (&tallies[pool], Some(1)),
+                    database: (&tallies[2], NonZeroUsize::new(1)),
+                    user: (&tallies[3], None),
+                };
+                let Ok(permit) = census.admit(&counted) else { continue };
+                assert_eq!(out.fetch_add(1, Relaxed), 0, "more than one permit");
+                step();
+                out.fetch_sub(1, Relaxed);
+                drop(permit);
+            }
+        };
+        let none_is_left = |(_, tallies, _): World| assert!(tallies.iter().all(|tally| tally.get() == 0));
+        let orders =
+            every_order(3, World::default, &[&|w| come_and_go(w, 0), &|w| come_and_go(w, 1)], none_is_left);
+        println!("{orders} orders");
     }
 
     #[test]

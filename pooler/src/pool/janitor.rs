@@ -4,7 +4,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{Grant, IdleServer, Pool, lock};
-use crate::error::Refusal;
 use crate::worker::Worker;
 
 impl Pool {
@@ -16,6 +15,12 @@ impl Pool {
         if worker.index == 0 {
             self.keep_minimum(worker);
         }
+    }
+
+    /// Gives back what its clients have shared, and none has any more.
+    pub(crate) fn forget_unused(&self) {
+        self.texts.sweep();
+        self.settings.sweep();
     }
 
     fn retire(&self, home: usize, now: u64) {
@@ -62,10 +67,12 @@ impl Pool {
                 local.long_wait.set(true);
                 local.wake();
             }
-            waiter.limit.is_some_and(|limit| waited >= limit)
+            waiter.limit.over(waited).is_some()
         });
         for waiter in over {
-            let _ = waiter.answer.send(Grant::Refused(Refusal::fatal("query_wait_timeout")));
+            if let Some(refusal) = waiter.limit.over(u64::MAX) {
+                let _ = waiter.answer.send(Grant::Refused(refusal));
+            }
         }
     }
 
@@ -80,8 +87,8 @@ impl Pool {
         // Nobody is evicted for a minimum.
         let room = rules.max_db.is_none_or(|most| self.db.servers.get() < most.get())
             && rules.max_user.is_none_or(|most| self.user.servers.get() < most.get());
-        if let Some(permit) = room.then(|| self.begin_connect()).flatten() {
-            worker.spawn(self.clone().open_one(worker.clone(), permit));
+        if let Some(begun) = room.then(|| self.begin_connect()).flatten() {
+            worker.spawn(self.clone().open_one(worker.clone(), begun));
         }
     }
 }

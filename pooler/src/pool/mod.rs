@@ -10,6 +10,10 @@
 //! ```
 
 mod census;
+mod crowd;
+mod hosts;
+#[cfg(test)]
+mod interleave;
 mod janitor;
 mod registry;
 mod rules;
@@ -20,7 +24,6 @@ use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -29,18 +32,21 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 pub(crate) use census::{Census, Counted, Counting, Full, Permit, Tally};
-pub(crate) use registry::{Db, NotConfigured, Registry, User};
+pub(crate) use crowd::Crowded;
+pub(crate) use hosts::{Dial, Hosts};
+pub(crate) use registry::{Db, Defining, NotConfigured, Registry, User};
 pub(crate) use rules::{PoolRules, RulesCache};
-pub(crate) use shard::{Shard, whom_to_serve};
+pub(crate) use shard::{Shard, any_idle, hand_over};
 
 use crate::config::Config;
 use crate::error::Refusal;
+use crate::events::Events;
 use crate::intern::Interner;
 use crate::params::{ParamSet, Params};
-use crate::prepared::Texts;
+use crate::prepared::{Moments, Texts};
 use crate::server::{self, ConnectError, IdleServer, Server, ServerInfo, ServerState};
 use crate::shared::Shared;
-use crate::state::Settings;
+use crate::state::{Habits, PinCounts, Settings};
 use crate::stats::{Counters, Periods, Totals};
 use crate::worker::{Order, Worker};
 
@@ -59,13 +65,25 @@ pub(crate) enum Grant {
     Refused(Refusal),
 }
 
+/// The longest that a client waits, in microseconds, and what it is told then.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WaitLimit(Option<(u64, &'static str)>);
+
+impl WaitLimit {
+    /// The reason to end a wait of so many microseconds.
+    pub(crate) fn over(self, waited: u64) -> Option<Refusal> {
+        self.0.filter(|(limit, _)| waited >= *limit).map(|(_, text)| Refusal::fatal(text))
+    }
+}
+
 /// A client in the queue.
 pub(crate) struct Waiter {
     pub(crate) answer: oneshot::Sender<Grant>,
-    /// Longest wait in microseconds, for the client's login user.
-    pub(crate) limit: Option<u64>,
+    pub(crate) limit: WaitLimit,
     /// Id of a client that is to be told when it has waited long.
     pub(crate) notify: Option<u64>,
+    /// Where the number of those who wait is limited.
+    _counted: Option<Counting>,
 }
 
 /// What a server told at its login and every client of the pool is told at its own, in that order.
@@ -116,9 +134,11 @@ pub(crate) struct Pool {
     pub(crate) params: Params,
     /// What its clients have prepared.
     pub(crate) texts: Texts,
+    pub(crate) moments: Moments,
     pub(crate) settings: Interner<Settings>,
-    /// Some client has asked for `currval` or `lastval`.
-    pub(crate) reads_sequences: AtomicBool,
+    pub(crate) pins: PinCounts,
+    pub(crate) events: Events,
+    pub(crate) habits: Habits,
     /// Of a session that has changed none.
     pub(crate) no_settings: Arc<Settings>,
     /// Keys that a client's SCRAM login disclosed, for logging in to the server with the same verifier.
@@ -128,6 +148,8 @@ pub(crate) struct Pool {
     pub(crate) cancelling: Arc<Tally>,
     /// Idle servers that are being checked for a client that waits.
     checking: Arc<Tally>,
+    /// Clients that wait, where their number is limited.
+    crowd: Arc<Tally>,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -153,14 +175,18 @@ impl Pool {
             dialling: Mutex::default(),
             welcome: ArcSwap::from_pointee(None),
             params: Params::new(shared.tracked.clone()),
-            texts: Texts::default(),
-            reads_sequences: AtomicBool::new(false),
+            texts: Texts::new(shared.buffers.clone()),
+            moments: Moments::default(),
+            pins: PinCounts::default(),
+            events: Events::default(),
+            habits: Habits::default(),
             no_settings: settings.intern(Settings::default()),
             settings,
             passed_through: Mutex::default(),
             periods: Periods::default(),
             cancelling: Arc::default(),
             checking: Arc::default(),
+            crowd: Arc::default(),
         }
     }
 
@@ -205,26 +231,12 @@ impl Pool {
             return server.close(reason);
         }
         server.begin_idling(now);
-        loop {
-            let Some(index) = whom_to_serve(&self.shards, home, now) else {
-                self.shards[home].put_idle(server);
-                // A client may have joined a queue in between; see the module `shard`.
-                if whom_to_serve(&self.shards, home, now).is_none() {
-                    return;
-                }
-                match self.shards[home].take_idle(false) {
-                    Some(again) => server = again,
-                    None => return,
-                }
-                continue;
-            };
-            let Some(waiter) = self.shards[index].first_waiting() else { continue };
+        hand_over(&self.shards, home, server, now, |waiter, server| {
             match waiter.answer.send(Grant::Server(server)) {
-                Ok(()) => return,
-                Err(Grant::Server(back)) => server = back, // that client has just left
-                Err(_) => return,
+                Err(Grant::Server(back)) => Err(back), // that client has just left
+                Ok(()) | Err(_) => Ok(()),
             }
-        }
+        });
     }
 
     fn why_close(&self, server: &IdleServer, now: u64, rules: &PoolRules) -> Option<&'static str> {
@@ -293,12 +305,23 @@ impl Pool {
         self: &Arc<Self>,
         home: usize,
         since: u64,
-        limit: Option<u64>,
+        limit: WaitLimit,
         notify: Option<u64>,
+        counted: Option<Counting>,
     ) -> Place {
         let (answer, granted) = oneshot::channel();
-        let ticket = self.shards[home].wait(since, Waiter { answer, limit, notify });
+        let ticket = self.shards[home].wait(since, Waiter { answer, limit, notify, _counted: counted });
         Place { pool: self.clone(), home, ticket, granted, done: false }
+    }
+
+    /// A client waits: those that keep a server as long as nobody needs it are told.
+    pub(crate) fn ask_back(self: &Arc<Self>, worker: &Worker) {
+        if self.pins.brief.get() == 0 {
+            return;
+        }
+        worker.wake_pinned(self);
+        let others = (0..self.shards.len()).filter(|index| *index != worker.index);
+        others.for_each(|index| self.shared.order(index, Order::AskBack(self.clone())));
     }
 
     /// Ends a client's wait as cancelled. False: it was served before.
@@ -343,8 +366,8 @@ impl Pool {
             return; // full: the common case of a client that waits
         }
         while self.wants_more() {
-            let Some(permit) = self.begin_connect() else { break };
-            worker.spawn(self.clone().open_one(worker.clone(), permit));
+            let Some(begun) = self.begin_connect() else { break };
+            worker.spawn(self.clone().open_one(worker.clone(), begun));
         }
     }
 
@@ -352,8 +375,7 @@ impl Pool {
         if self.rules.load().server.round_robin {
             return self.next_idle(home, true);
         }
-        let others = (0..self.shards.len()).filter(|i| *i != home);
-        std::iter::once(home).chain(others).find_map(|i| self.shards[i].take_idle(false))
+        any_idle(&self.shards, home)
     }
 
     fn waiting(&self) -> usize {
@@ -367,19 +389,22 @@ impl Pool {
     // ---- opening ---------------------------------------------------------------------------------------------
 
     /// Permission to open a connection now, counted as connecting.
-    pub(crate) fn begin_connect(self: &Arc<Self>) -> Option<Permit> {
+    pub(crate) fn begin_connect(self: &Arc<Self>) -> Option<(Permit, Dial)> {
         let now = self.shared.clock.micros();
         {
-            let dialling = lock(&self.dialling);
+            let mut dialling = lock(&self.dialling);
             let most = if dialling.failure.is_some() { 1 } else { CONNECTING_AT_ONCE };
             let too_early = dialling.failure.as_ref().is_some_and(|f| now < f.retry_at);
             if too_early || dialling.connecting >= most {
                 return None;
             }
+            dialling.connecting += 1; // now, because another worker may ask at the same moment
         }
-        let permit = self.admit(now)?;
-        lock(&self.dialling).connecting += 1;
-        Some(permit)
+        let begun = self.dial(now, || self.admit(now));
+        if begun.is_none() {
+            lock(&self.dialling).connecting -= 1;
+        }
+        begun
     }
 
     /// A place in every count, making room among idle servers where another pool shares the limit.
@@ -411,6 +436,21 @@ impl Pool {
         Some(permit)
     }
 
+    /// A place for a connection that serves the whole database: it counts in `tally` and not in the pool.
+    pub(crate) fn admit_aside(&self, tally: &Arc<Tally>) -> Option<Permit> {
+        let rules = self.rules.load();
+        let counted = Counted {
+            pool: (tally, None),
+            database: (&self.db.servers, rules.max_db),
+            user: (&self.user.servers, rules.max_user),
+        };
+        let permit = self.shared.census.admit(&counted);
+        if let Err(full) = permit {
+            self.evict_for(full); // for the next attempt
+        }
+        permit.ok()
+    }
+
     /// Neither held nor waiting for the time of its next attempt.
     fn may_connect(&self, now: u64) -> bool {
         !self.is_held() && lock(&self.dialling).failure.as_ref().is_none_or(|failure| now >= failure.retry_at)
@@ -418,8 +458,8 @@ impl Pool {
 
     /// Opens a connection if it is time for another attempt, although nobody waits.
     pub(crate) fn try_again(self: &Arc<Self>, worker: &Rc<Worker>) {
-        if let Some(permit) = self.begin_connect() {
-            worker.spawn(self.clone().open_one(worker.clone(), permit));
+        if let Some(begun) = self.begin_connect() {
+            worker.spawn(self.clone().open_one(worker.clone(), begun));
         }
     }
 
@@ -450,8 +490,8 @@ impl Pool {
         victim.map(|s| s.close("evicted")).is_some()
     }
 
-    async fn open_one(self: Arc<Self>, worker: Rc<Worker>, permit: Permit) {
-        let result = server::connect(&worker, &self, permit, &[]).await;
+    async fn open_one(self: Arc<Self>, worker: Rc<Worker>, begun: (Permit, Dial)) {
+        let result = server::connect(&worker, &self, begun, &[]).await;
         self.connected(&worker, result);
         self.pump(&worker);
     }
@@ -461,19 +501,19 @@ impl Pool {
             Ok(server) => {
                 // It counts as connecting until its client has it; else another would be opened for that client.
                 self.give_back(worker.index, server);
-                None
+                let mut dialling = lock(&self.dialling);
+                dialling.connecting -= 1;
+                dialling.failure = None;
+                return;
             }
-            Err(error) => Some(error),
+            Err(error) => error,
         };
-        let login_retry = self.shared.config.load().timeouts.server_login_retry;
-        let retry_at = self.shared.clock.micros() + login_retry.as_micros() as u64;
         {
             let mut dialling = lock(&self.dialling);
             dialling.connecting -= 1;
-            dialling.failure = error.as_ref().map(|e| Failure { reason: e.to_string(), retry_at });
-            dialling.next_host = dialling.next_host.wrapping_add(usize::from(error.is_some()));
+            dialling.next_host += usize::from(!self.rotates_hosts());
         }
-        let Some(error) = error else { return };
+        self.failed(&error, self.shared.login_retry_at(&error));
         warn!(peer = %self.name(), "server login failed: {error}");
         // Who can't be reached may come back; who refuses the login refuses every client's.
         if let Some(refusal) = error.for_waiting_clients()
@@ -483,14 +523,11 @@ impl Pool {
         }
     }
 
-    /// Which of the configured hosts the next connection goes to.
-    pub(crate) fn next_host(&self) -> usize {
-        let mut dialling = lock(&self.dialling);
-        let host = dialling.next_host;
-        if self.db.spec.load().load_balance == crate::config::LoadBalance::RoundRobin {
-            dialling.next_host = host.wrapping_add(1);
+    /// The server could not be reached, or has refused the login: a pause, unless another host may do better.
+    fn failed(&self, error: &ConnectError, retry_at: u64) {
+        if !error.is_of_host() || self.is_cut_off() {
+            lock(&self.dialling).failure = Some(Failure { reason: error.to_string(), retry_at });
         }
-        host
     }
 
     /// Why a new request can't be served: the last attempt failed and no connection is open or opening.
@@ -510,6 +547,18 @@ impl Pool {
     pub(crate) fn renew(&self, reason: &'static str) {
         self.generation.fetch_add(1, Relaxed);
         self.close_idle(reason);
+        self.db.hub.look();
+    }
+
+    /// All pools of the server to which this one connects.
+    pub(crate) fn neighbours(&self) -> Vec<Arc<Pool>> {
+        let here = self.db.spec.load();
+        let mut pools = self.shared.registry.pools();
+        pools.retain(|pool| {
+            let there = pool.db.spec.load();
+            there.port == here.port && there.hosts.iter().any(|host| here.hosts.contains(host))
+        });
+        pools
     }
 
     /// Closes the idle servers now.
@@ -524,6 +573,7 @@ impl Pool {
         self.held.store(held, Relaxed);
         if held {
             self.close_idle("pause mode");
+            self.db.hub.look();
         }
     }
 
@@ -531,10 +581,14 @@ impl Pool {
         self.removed.load(SeqCst)
     }
 
-    /// How long a client waits for a server: its own limit, its database's, or everybody's.
-    pub(crate) fn wait_limit(&self, config: &Config, login: &str) -> Option<Duration> {
+    /// How long a client waits for a server: its own limit, its database's, or everybody's; no longer than a query may
+    /// take.
+    pub(crate) fn wait_limit(&self, config: &Config, login: &str, query: Option<Duration>) -> WaitLimit {
         let user = config.users.get(login).and_then(|u| u.query_wait_timeout);
-        user.or(self.db.spec.load().query_wait_timeout).unwrap_or(config.timeouts.query_wait)
+        let wait = user.or(self.db.spec.load().query_wait_timeout).unwrap_or(config.timeouts.query_wait);
+        let limits = [(wait, "query_wait_timeout"), (query, "query_timeout")];
+        let limits = limits.into_iter().filter_map(|(time, text)| Some((time?.as_micros() as u64, text)));
+        WaitLimit(limits.min_by_key(|(micros, _)| *micros))
     }
 
     pub(crate) fn is_held(&self) -> bool {
@@ -570,6 +624,17 @@ impl Pool {
         lock(&self.members).values().cloned().collect()
     }
 
+    /// The client whose notifications the backend of this process id sends now, 0 if none is known; `None` if no server of
+    /// this pool has it.
+    pub(crate) fn notifier(&self, pid: u32) -> Option<u32> {
+        lock(&self.members).values().find(|m| m.pid == pid).map(|m| m.notifier.load(Relaxed))
+    }
+
+    /// The server connection of that number.
+    pub(crate) fn member(&self, id: u64) -> Option<Arc<ServerInfo>> {
+        lock(&self.members).get(&id).cloned()
+    }
+
     pub(crate) fn connecting(&self) -> usize {
         lock(&self.dialling).connecting
     }
@@ -586,11 +651,14 @@ impl Pool {
     /// A connection was closed: whoever waits for a place that it took may have it.
     pub(crate) fn place_is_free(&self) {
         let sharing = self.db.pools().into_iter().chain(self.user.pools());
-        for pool in sharing {
-            for (index, shard) in pool.shards.iter().enumerate() {
-                if shard.oldest_wait().is_some() {
-                    self.shared.order(index, Order::Pump(pool.clone()));
-                }
+        sharing.for_each(|pool| pool.order_pump());
+    }
+
+    /// Has the workers whose clients wait do what can be done for them.
+    fn order_pump(self: &Arc<Self>) {
+        for (index, shard) in self.shards.iter().enumerate() {
+            if shard.oldest_wait().is_some() {
+                self.shared.order(index, Order::Pump(self.clone()));
             }
         }
     }
@@ -625,6 +693,15 @@ pub(crate) struct Place {
     pub(crate) ticket: u64,
     pub(crate) granted: oneshot::Receiver<Grant>,
     pub(crate) done: bool,
+}
+
+impl Place {
+    /// What has been granted already.
+    pub(crate) fn take(&mut self) -> Option<Grant> {
+        let grant = self.granted.try_recv().ok();
+        self.done |= grant.is_some();
+        grant
+    }
 }
 
 impl Drop for Place {

@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex};
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 
-use super::{Pool, PoolRules, Tally, lock};
+use super::{Counting, Pool, PoolRules, Tally, lock};
 use crate::config::{Config, Database};
+use crate::notify::Hub;
 use crate::shared::Shared;
+use crate::state::{Defined, Findings, Functions, Lookup};
 
 /// A database that clients can name, for as long as it is configured or used.
 #[derive(Debug)]
@@ -23,12 +25,67 @@ pub(crate) struct Db {
     pub(crate) clients: Arc<Tally>,
     /// When it was last seen in use, in microseconds; matters for those that came from `*`.
     pub(crate) last_used: AtomicU64,
+    /// What listens for its clients.
+    pub(crate) hub: Arc<Hub>,
+    /// What its functions may do.
+    pub(crate) functions: Functions,
+    /// Clients that may be defining some.
+    defining: Arc<Tally>,
     pools: Mutex<Vec<Arc<Pool>>>,
+}
+
+/// A transaction that may change functions of a database. When it is over, what is known of them is so no more.
+pub(crate) struct Defining {
+    db: Arc<Db>,
+    _counted: Counting,
+    defined: Defined,
+    /// Settings that they name.
+    names: Vec<String>,
+}
+
+impl Defining {
+    /// One more definition.
+    pub(crate) fn add(&mut self, defined: Defined, names: Vec<String>) {
+        self.defined |= defined;
+        self.names.extend(names);
+    }
+}
+
+impl Drop for Defining {
+    fn drop(&mut self) {
+        self.db.functions.forget(self.defined, std::mem::take(&mut self.names));
+    }
 }
 
 impl Db {
     pub(crate) fn pools(&self) -> Vec<Arc<Pool>> {
         lock(&self.pools).clone()
+    }
+
+    /// A look-up was answered. What takes long to read is read elsewhere.
+    pub(crate) fn looked_up(self: &Arc<Self>, lookup: Lookup, findings: Findings, now: u64) {
+        let db = self.clone();
+        match findings.functions.is_long() {
+            true => drop(tokio::task::spawn_blocking(move || db.functions.found(&lookup, findings, now))),
+            false => db.functions.found(&lookup, findings, now),
+        }
+    }
+
+    /// Functions may change from now on, until this is dropped.
+    pub(crate) fn define(self: &Arc<Self>) -> Defining {
+        let _counted = self.defining.count().0;
+        Defining { db: self.clone(), _counted, defined: Defined::default(), names: Vec::new() }
+    }
+
+    /// No client changes functions.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.defining.get() == 0
+    }
+
+    /// The client, by the process id that it was given, whose notifications the backend of this process id sends now.
+    pub(crate) fn notifier(&self, pid: u32) -> Option<u32> {
+        let notifier = self.pools().iter().find_map(|pool| pool.notifier(pid))?;
+        (notifier != 0).then_some(notifier)
     }
 
     /// The name on the server.
@@ -86,6 +143,9 @@ impl Registry {
                 servers: Arc::default(),
                 clients: Arc::default(),
                 last_used: AtomicU64::new(now),
+                hub: Arc::default(),
+                functions: Functions::default(),
+                defining: Arc::default(),
                 pools: Mutex::default(),
             })
         });

@@ -6,7 +6,9 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Cache};
 
 use super::Pool;
-use crate::config::{CheckQuery, Config, Database, PoolMode, ServerRules, SessionState, User};
+use crate::config::{
+    Application, CheckQuery, Config, Database, PoolMode, ServerRules, SessionState, Share, TimeLimits, User,
+};
 
 /// The settings of one pool, after database, user and global ones were weighed. The server-side user wins over the
 /// database, the database over the global setting.
@@ -14,6 +16,7 @@ use crate::config::{CheckQuery, Config, Database, PoolMode, ServerRules, Session
 pub(crate) struct PoolRules {
     pub(crate) mode: PoolMode,
     pub(crate) session_state: SessionState,
+    pub(crate) audit_sample: Share,
     /// Server connections; `None` is no limit.
     pub(crate) size: Option<usize>,
     pub(crate) min: usize,
@@ -23,6 +26,14 @@ pub(crate) struct PoolRules {
     pub(crate) lifetime: Duration,
     pub(crate) max_db: Option<NonZeroUsize>,
     pub(crate) max_user: Option<NonZeroUsize>,
+    /// Clients that may keep their server for what they have in its session.
+    pub(crate) max_pins: Option<NonZeroUsize>,
+    /// Clients that may wait while no connection can be opened for them.
+    pub(crate) max_waiting: Option<NonZeroUsize>,
+    /// There are limits in time, at least for some clients.
+    pub(crate) limited: bool,
+    times: TimeLimits,
+    applications: Arc<[Application]>,
     pub(crate) server: ServerRules,
 }
 
@@ -30,12 +41,17 @@ impl PoolRules {
     pub(crate) fn new(config: &Config, db: &Database, user: Option<&User>) -> PoolRules {
         let size = user.and_then(|u| u.pool_size).or(db.pool_size).unwrap_or(config.sizes.size);
         let size = size.map(NonZeroUsize::get);
+        let times = config.times.with(db.times).with(user.map(|u| u.times).unwrap_or_default());
         PoolRules {
             mode: user.and_then(|u| u.pool_mode).or(db.pool_mode).unwrap_or(config.pool_mode),
             session_state: user
                 .and_then(|u| u.session_state)
                 .or(db.session_state)
                 .unwrap_or(config.session_state),
+            audit_sample: user
+                .and_then(|u| u.audit_sample)
+                .or(db.audit_sample)
+                .unwrap_or(config.audit_sample),
             size,
             // Without a size PgBouncer keeps no minimum.
             min: size.map_or(0, |s| db.min_pool_size.unwrap_or(config.sizes.min).min(s)),
@@ -47,8 +63,22 @@ impl PoolRules {
             lifetime: db.server_lifetime.unwrap_or(config.server.lifetime),
             max_db: db.max_connections.or(config.limits.max_db_connections),
             max_user: user.and_then(|u| u.max_connections).or(config.limits.max_user_connections),
+            max_pins: db.max_pins.unwrap_or(config.limits.max_pins_per_pool),
+            max_waiting: user
+                .and_then(|u| u.max_waiting)
+                .or(db.max_waiting)
+                .unwrap_or(config.limits.max_waiting_clients),
+            limited: times.is_any() || !config.applications.is_empty(),
+            times,
+            applications: config.applications.clone(),
             server: config.server.clone(),
         }
+    }
+
+    /// The limits for clients of this `application_name`.
+    pub(crate) fn limits_of(&self, application_name: &str) -> TimeLimits {
+        let own = self.applications.iter().find(|application| application.matches(application_name));
+        own.map_or(self.times, |own| self.times.with(own.times))
     }
 
     /// Session state follows clients from server to server.

@@ -1,9 +1,11 @@
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use foldhash::HashMap;
 use sql::Effects;
 
+use super::description::Description;
+use super::key::Key;
 use super::split_name;
 use super::text::{Statement, query_of};
 
@@ -13,13 +15,34 @@ pub(crate) struct Known {
     pub(crate) statement: Arc<Statement>,
     /// The settings under which it was parsed.
     pub(crate) meaning: u64,
+    /// Nothing that was parsed on a server before this moment answers for it.
+    pub(super) parsed: u64,
+    /// What the client was told of it, and so relies on.
+    pub(super) told: Description,
+}
+
+impl Known {
+    /// How a server has it.
+    pub(super) fn key(&self) -> Key {
+        Key { statement: self.statement.id, meaning: self.meaning }
+    }
 }
 
 /// The statements that one client has prepared, as it knows them.
 #[derive(Debug, Default)]
 pub(crate) struct ClientStatements {
     named: HashMap<Box<[u8]>, Known>,
+    /// What the named ones take, by [`cost`], ...
+    bytes: usize,
+    /// ... and how much of that are their texts.
+    texts: usize,
     unnamed: Option<(u64, Box<[u8]>)>,
+}
+
+/// What a statement under a name takes, if no other client has its text.
+fn cost(name: &[u8], statement: &Statement) -> usize {
+    const AROUND: usize = 200;
+    name.len() + statement.text.len() + AROUND
 }
 
 /// Serial numbers of unnamed statements, unique in the process.
@@ -49,12 +72,38 @@ impl ClientStatements {
         self.named.get_mut(name)
     }
 
+    /// Nothing that was parsed on a server before this moment answers for any of them.
+    pub(crate) fn parse_anew(&mut self, moment: u64) {
+        self.named.values_mut().for_each(|known| known.parsed = moment);
+    }
+
     pub(super) fn insert(&mut self, name: &[u8], known: Known) {
-        self.named.insert(name.into(), known);
+        self.bytes += cost(name, &known.statement);
+        self.texts += known.statement.text.len();
+        if let Some(old) = self.named.insert(name.into(), known) {
+            self.forget(name, &old);
+        }
+    }
+
+    fn forget(&mut self, name: &[u8], known: &Known) {
+        self.bytes -= cost(name, &known.statement);
+        self.texts -= known.statement.text.len();
     }
 
     pub(super) fn remove(&mut self, name: &[u8]) -> Option<Known> {
-        self.named.remove(name)
+        let known = self.named.remove(name)?;
+        self.forget(name, &known);
+        Some(known)
+    }
+
+    /// What they take, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes + self.unnamed.as_ref().map_or(0, |(_, text)| text.len())
+    }
+
+    /// The same without the texts of named ones, which others may have as well.
+    pub(crate) fn own_bytes(&self) -> usize {
+        self.bytes() - self.texts
     }
 
     /// The unnamed statement has this text from now on; empty: one too long to be kept. Returns its serial number.
@@ -87,6 +136,7 @@ impl ClientStatements {
 
     /// Forgets all: `DEALLOCATE ALL`, which leaves only the unnamed statement.
     pub(crate) fn clear(&mut self) {
-        self.named = HashMap::new();
+        self.named = HashMap::default();
+        (self.bytes, self.texts) = (0, 0);
     }
 }

@@ -1,9 +1,11 @@
+use std::ffi::CStr;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use sql::Effects;
 
+use crate::buffers::{Buffers, Charge};
 use crate::intern::Interner;
 
 /// One distinct text with its parameter types, shared by all clients of a pool that have prepared it.
@@ -16,6 +18,7 @@ pub(crate) struct Statement {
     pub(crate) effects: Effects,
     /// It only reads.
     pub(crate) read_only: bool,
+    _kept: Charge,
 }
 
 impl Statement {
@@ -25,9 +28,14 @@ impl Statement {
     }
 }
 
-/// The query at the beginning of what follows the name in `Parse`, or of the body of `Query`.
+/// The query at the beginning of what follows the name in `Parse`.
 pub(crate) fn query_of(text: &[u8]) -> &[u8] {
-    text.split(|&byte| byte == 0).next().unwrap_or_default()
+    CStr::from_bytes_until_nul(text).map_or(text, CStr::to_bytes)
+}
+
+/// The query in the body of `Query`, or its beginning. With a NUL inside PostgreSQL does not run it.
+pub(crate) fn simple_query(body: &[u8]) -> &[u8] {
+    body.strip_suffix(b"\0").unwrap_or(body)
 }
 
 impl PartialEq for Statement {
@@ -46,17 +54,38 @@ impl Hash for Statement {
 
 /// Every text that some client has prepared.
 #[derive(Debug, Default)]
-pub(crate) struct Texts(Interner<Statement>);
+pub(crate) struct Texts {
+    statements: Interner<Statement>,
+    kept: Arc<Buffers>,
+}
 
 /// Ids are unique in the process, so that a name on a server says by itself which statement it is.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl Texts {
+    /// They count there.
+    pub(crate) fn new(kept: Arc<Buffers>) -> Texts {
+        Texts { statements: Interner::default(), kept }
+    }
+
     /// The one statement with this text.
     pub(crate) fn intern(&self, text: &[u8]) -> Arc<Statement> {
         let id = NEXT_ID.fetch_add(1, Relaxed);
         let scan = sql::scan(query_of(text));
         let (effects, read_only) = (scan.effects, scan.read_only);
-        self.0.intern(Statement { id, text: text.into(), effects, read_only })
+        let kept = self.kept.charge(text.len());
+        self.statements.intern(Statement { id, text: text.into(), effects, read_only, _kept: kept })
+    }
+
+    /// Gives back texts that nobody has any more.
+    pub(crate) fn sweep(&self) {
+        self.statements.sweep();
+    }
+
+    /// How many texts clients have, and their bytes.
+    pub(crate) fn usage(&self) -> (usize, usize) {
+        let mut usage = (0, 0);
+        self.statements.each(|statement| usage = (usage.0 + 1, usage.1 + statement.text.len()));
+        usage
     }
 }

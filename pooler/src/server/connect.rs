@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
+use nix::errno::Errno;
 use protocol::auth::md5::Md5Secret;
 use protocol::auth::scram::{AwaitServerFinal, AwaitServerFirst, Keys, NONCE_LEN};
 use protocol::auth::{self, AuthRequest, SaslInitialResponse, SecretKind};
@@ -24,10 +25,11 @@ use super::{IdleServer, Server, ServerInfo, ServerState, own};
 use crate::config::{Host, Secret};
 use crate::error::Refusal;
 use crate::net::{Conversation, Stream, sockopt};
-use crate::pool::{Permit, Pool, Welcome};
+use crate::pool::{Dial, Permit, Pool, Welcome};
 use crate::prepared::ServerStatements;
 use crate::secrets::random;
-use crate::state::Pins;
+use crate::shared::Shared;
+use crate::state::{Leavings, Pins};
 use crate::worker::Worker;
 
 /// Longest message a server may send before it is ready, in bytes, and most parameters it may report.
@@ -39,20 +41,38 @@ const MOST_PARAMS: usize = 1024;
 pub(crate) enum ConnectError {
     /// No address, no answer, or not PostgreSQL: it may come back.
     Unreachable(String),
+    /// This process has no file descriptor left for it.
+    Exhausted(String),
     /// The server refused the login, in its own words.
     Refused { code: SqlState, message: String },
     /// The login can't succeed with the secret there is.
     Login(&'static str),
 }
 
+/// Under what clients are counted that are told why.
+const LOGIN_FAILED: &str = "server login failed";
+
 impl ConnectError {
     /// What clients that wait for this pool are told; `None`: they go on waiting.
     pub(crate) fn for_waiting_clients(&self) -> Option<Refusal> {
         match self {
-            ConnectError::Unreachable(_) => None,
+            ConnectError::Unreachable(_) | ConnectError::Exhausted(_) => None,
             ConnectError::Refused { code, .. } if *code == SqlState::CANNOT_CONNECT_NOW => None,
-            ConnectError::Refused { code, message } => Some(Refusal::with_code(*code, message.clone())),
-            ConnectError::Login(text) => Some(Refusal::fatal(format!("server login failed: {text}"))),
+            ConnectError::Refused { code, message } => {
+                Some(Refusal::with_code(*code, message.clone()).because(LOGIN_FAILED))
+            }
+            ConnectError::Login(text) => {
+                Some(Refusal::fatal(format!("server login failed: {text}")).because(LOGIN_FAILED))
+            }
+        }
+    }
+
+    /// Nobody could have logged in there at that moment, whichever database and user it were.
+    pub(crate) fn is_of_host(&self) -> bool {
+        match self {
+            ConnectError::Unreachable(_) => true,
+            ConnectError::Refused { code, .. } => *code == SqlState::CANNOT_CONNECT_NOW,
+            ConnectError::Exhausted(_) | ConnectError::Login(_) => false,
         }
     }
 }
@@ -70,7 +90,7 @@ impl ConnectError {
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ConnectError::Unreachable(text) => f.write_str(text),
+            ConnectError::Unreachable(text) | ConnectError::Exhausted(text) => f.write_str(text),
             ConnectError::Refused { message, .. } => f.write_str(message),
             ConnectError::Login(text) => write!(f, "server login failed: {text}"),
         }
@@ -78,37 +98,42 @@ impl fmt::Display for ConnectError {
 }
 
 fn unreachable(what: &str) -> impl FnOnce(std::io::Error) -> ConnectError + '_ {
-    move |e| ConnectError::Unreachable(format!("{what}: {e}"))
+    move |e| match e.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EMFILE | Errno::ENFILE) => ConnectError::Exhausted(format!("{what}: {e}")),
+        _ => ConnectError::Unreachable(format!("{what}: {e}")),
+    }
 }
 
 /// Opens a connection for a pool and logs in as its user. `extra` goes into the start-up packet (replication).
 pub(crate) async fn connect(
     worker: &Rc<Worker>,
     pool: &Arc<Pool>,
-    permit: Permit,
+    (permit, dial): (Permit, Dial),
     extra: &[(String, String)],
 ) -> Result<IdleServer, ConnectError> {
     let limit = pool.shared.config.load().timeouts.server_connect;
-    let opening = open(worker, pool, permit, extra);
-    match limit {
+    let opening = open(worker, pool, permit, &dial, extra);
+    let result = match limit {
         Some(limit) => match tokio::time::timeout(limit, opening).await {
             Ok(result) => result,
             Err(_) => Err(ConnectError::Unreachable("connect timeout".to_owned())),
         },
         None => opening.await,
-    }
+    };
+    dial.end(&result);
+    result
 }
 
 async fn open(
     worker: &Rc<Worker>,
     pool: &Arc<Pool>,
     permit: Permit,
+    to: &Dial,
     extra: &[(String, String)],
 ) -> Result<IdleServer, ConnectError> {
     let generation = pool.generation();
     let spec = pool.db.spec.load_full();
-    let host = spec.hosts[pool.next_host() % spec.hosts.len()].clone();
-    let stream = dial(pool, &host, spec.port).await?;
+    let stream = dial(&pool.shared, &to.host, to.port).await?;
     let (remote, local) = (stream.remote(), stream.local());
     let mut conversation = Conversation::new(stream, MAX_LOGIN_MESSAGE);
 
@@ -137,8 +162,8 @@ async fn open(
     let params = pool.params.intern(values, true);
     let info = Arc::new(ServerInfo {
         id: shared.next_id(),
-        host,
-        port: spec.port,
+        host: to.host.clone(),
+        port: to.port,
         remote,
         local,
         pid: said.pid,
@@ -150,7 +175,9 @@ async fn open(
         requested: AtomicU64::new(0),
         client: AtomicU64::new(0),
         prepared: AtomicU32::new(0),
+        notifier: AtomicU32::new(0),
         params: Mutex::new(params.clone()),
+        text: Mutex::default(),
     });
     if extra.is_empty() && pool.welcome().is_none() {
         pool.set_welcome(generation, Welcome { untracked, defaults: params.clone() });
@@ -166,6 +193,8 @@ async fn open(
         statements: ServerStatements::default(),
         settings: pool.no_settings.clone(),
         suspect: sql::Effects::NONE,
+        leavings: Leavings::default(),
+        defining: None,
         pins: Pins::default(),
         info,
         home: worker.index,
@@ -187,8 +216,9 @@ async fn open(
     Ok(IdleServer(server))
 }
 
-/// Connects the socket: each address of a name in turn.
-pub(crate) async fn dial(pool: &Pool, host: &Host, port: u16) -> Result<Stream, ConnectError> {
+/// Connects the socket: each address of a name in turn. Every connection that the pooler opens begins here, those for
+/// cancel requests included.
+pub(crate) async fn dial(shared: &Shared, host: &Host, port: u16) -> Result<Stream, ConnectError> {
     match host {
         Host::Unix(dir) => {
             let path = Path::new(dir).join(format!(".s.PGSQL.{port}"));
@@ -206,7 +236,7 @@ pub(crate) async fn dial(pool: &Pool, host: &Host, port: u16) -> Result<Stream, 
             for address in addresses {
                 match TcpStream::connect(address).await {
                     Ok(stream) => {
-                        let config = pool.shared.config.load();
+                        let config = shared.config.load();
                         sockopt::apply(SockRef::from(&stream), &config.socket)
                             .map_err(unreachable("connect failed"))?;
                         return Ok(Stream::Tcp(stream));

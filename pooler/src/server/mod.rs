@@ -9,24 +9,24 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use protocol::error_fields::ErrorFields;
-use protocol::frame::{Cutter, HEADER_LEN, Piece, Whole};
+use protocol::frame::{Cutter, HEADER_LEN, Piece, Whole, put};
 use protocol::message::{self, TxStatus};
 use protocol::session::{Invented, Origin, Route, ServerMachine, Violation};
 use sql::Effects;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub(crate) use connect::{ConnectError, connect, dial};
-pub(crate) use own::{OwnError, check, drain, reset, send};
+pub(crate) use own::{OwnError, check, drain, reset, run, send};
 
 use crate::config::{Host, PoolMode};
 use crate::net::{Peer, Stream};
 use crate::params::ParamSet;
-use crate::pool::{Permit, Pool};
-use crate::prepared::{ClientStatements, ServerStatements};
-use crate::state::{Pins, Settings};
+use crate::pool::{Defining, Permit, Pool};
+use crate::prepared::{ClientStatements, Fault, ServerStatements};
+use crate::state::{Leavings, Pins, Settings};
 
 /// Messages from a server that the pooler looks into. Their bodies are short, errors aside.
-pub(crate) const LOOKED_INTO: Whole = Whole::new(b"ZSEC", 64 << 10);
+pub(crate) const LOOKED_INTO: Whole = Whole::new(b"ZSECAtT", 64 << 10);
 
 /// What a server connection is doing, in the console's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +42,8 @@ pub(crate) enum ServerState {
     Tested,
     /// Held back until cancel requests are known to be over.
     BeingCanceled,
+    /// Listens for all clients of its database.
+    Listening,
 }
 
 /// What others may know of a server connection while somebody uses it.
@@ -68,8 +70,15 @@ pub(crate) struct ServerInfo {
     pub(crate) client: AtomicU64,
     /// How many prepared statements it keeps.
     pub(crate) prepared: AtomicU32,
+    /// Process id, as that client knows it, of the one whose notifications are on their way; 0 if none are.
+    pub(crate) notifier: AtomicU32,
     params: Mutex<Arc<ParamSet>>,
+    /// What it was last asked to run, or the beginning of that.
+    text: Mutex<Vec<u8>>,
 }
+
+/// So much of a text is kept, in bytes.
+const TEXT_KEPT: usize = 512;
 
 impl ServerInfo {
     pub(crate) fn state(&self) -> ServerState {
@@ -78,6 +87,7 @@ impl ServerInfo {
             1 => ServerState::Idle,
             3 => ServerState::Tested,
             4 => ServerState::BeingCanceled,
+            5 => ServerState::Listening,
             _ => ServerState::Used,
         }
     }
@@ -88,6 +98,16 @@ impl ServerInfo {
 
     pub(crate) fn params(&self) -> Arc<ParamSet> {
         self.params.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn note_text(&self, text: &[u8]) {
+        let mut kept = self.text.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.clear();
+        kept.extend_from_slice(text.get(..TEXT_KEPT).unwrap_or(text));
+    }
+
+    pub(crate) fn text(&self) -> Vec<u8> {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How the log names it.
@@ -115,8 +135,12 @@ pub(crate) struct Server {
     pub(crate) settings: Arc<Settings>,
     /// What may have been done to its session since that was last known.
     pub(crate) suspect: Effects,
+    /// What no audit shows, and may be there still of earlier clients.
+    pub(crate) leavings: Leavings,
     /// What ties its session to the client.
     pub(crate) pins: Pins,
+    /// The transaction at hand may change functions.
+    pub(crate) defining: Option<Defining>,
     pub(crate) info: Arc<ServerInfo>,
     /// The worker whose event loop watches the stream.
     home: usize,
@@ -146,7 +170,9 @@ impl Server {
             self.reason = "client disconnect while server was not ready";
             return None;
         }
+        self.defining = None;
         self.machine.shrink();
+        self.statements.shrink();
         self.carry = Vec::new();
         self.info.client.store(0, Relaxed);
         self.info.set_state(ServerState::Idle);
@@ -157,6 +183,44 @@ impl Server {
     pub(crate) fn own_query(&mut self, origin: Origin) {
         self.machine.on_sent(b'Q', origin, true);
         self.statements.on_own_query();
+    }
+
+    /// Statements of the pooler's own may be put in front of the next message: as far as is known it is not skipped, and
+    /// its transaction has not failed.
+    pub(crate) fn runs_own_in_front(&self) -> bool {
+        self.machine.status() != TxStatus::Failed && !self.machine.skips_until_sync()
+    }
+
+    /// Statements of the pooler's own, to be sent in front of a message of type `tag`: in a transaction of their own, or,
+    /// where the message goes on with a batch, within that.
+    pub(crate) fn own_in_front(&mut self, tag: u8, statements: &[String]) -> Vec<u8> {
+        let mut front = Vec::new();
+        if tag == b'Q' || !self.machine.batch_is_open() {
+            self.own_query(Origin::Aside);
+            message::query(&mut front, &statements.join(";"));
+        } else {
+            statements.iter().for_each(|statement| self.own_statement(statement, &mut front));
+        }
+        front
+    }
+
+    /// A statement of the pooler's own is written that runs in front of the client's next message, within its batch.
+    fn own_statement(&mut self, sql: &str, out: &mut Vec<u8>) {
+        const NAME: &[u8] = b"pgferry\0";
+        let messages: [(u8, &[&[u8]]); 5] = [
+            (b'P', &[NAME, sql.as_bytes(), b"\0\0\0"]),
+            (b'B', &[NAME, NAME, b"\0\0\0\0\0\0"]),
+            (b'E', &[NAME, b"\0\0\0\0"]),
+            (b'C', &[b"P", NAME]),
+            (b'C', &[b"S", NAME]),
+        ];
+        for (tag, body) in messages {
+            self.machine.on_sent(tag, Origin::InFront, true);
+            if matches!(tag, b'P' | b'C') {
+                self.statements.on_own_statement();
+            }
+            put(out, tag, |out| body.iter().for_each(|part| out.extend_from_slice(part)));
+        }
     }
 
     /// Something that only a reset takes away may be left of its client.
@@ -171,6 +235,7 @@ impl Server {
         self.suspect = Effects::NONE;
         self.pins = if self.pins.contains(Pins::LIBRARY) { Pins::LIBRARY } else { Pins::default() };
         self.statements = ServerStatements::default();
+        self.leavings.forget_sequences();
     }
 
     /// Makes this thread's event loop watch the stream.
@@ -214,29 +279,59 @@ impl Server {
         mut sink: impl FnMut(&Received<'_>),
     ) -> Result<usize, ServerFault> {
         let mut used = 0;
-        while let Some(piece) =
-            self.cutter.next(&input[used..], &LOOKED_INTO, max_len).map_err(|_| ServerFault::Header)?
-        {
-            used += piece.bytes().len();
-            let received = match piece {
-                Piece::Rest { bytes, .. } => Received {
-                    bytes,
-                    tag: None,
-                    route: self.route,
-                    ready: None,
-                    fatal: false,
-                    invented: false,
-                },
-                Piece::Begin { tag, bytes, complete } => self.begin(tag, bytes, complete, client)?,
+        loop {
+            let received = match self.due_invented() {
+                Some(reply) => Received::invented(reply),
+                None => {
+                    let cutter = self.cutter;
+                    let next = self.cutter.next(&input[used..], &LOOKED_INTO, max_len);
+                    let Some(piece) = next.map_err(|_| ServerFault::Header)? else { return Ok(used) };
+                    let behind = used + piece.bytes().len();
+                    let (mut tag, mut said) = (None, Said::default());
+                    if let Piece::Begin { tag: begun, bytes, complete } = piece {
+                        tag = Some(begun);
+                        let Some(refused) = self.is_refused(begun, &input[behind..], max_len) else {
+                            self.cutter = cutter;
+                            return Ok(used);
+                        };
+                        // Of rows there may be many, and nobody looks into them.
+                        let row = if begun == b'D' { self.machine.route_of_row() } else { None };
+                        match row {
+                            Some(route) => self.on_row(route),
+                            None => {
+                                said = self.begin(begun, bytes, complete, refused, client).map_err(|f| *f)?
+                            }
+                        }
+                    }
+                    used = behind;
+                    Received { bytes: piece.bytes(), tag, route: self.route, said, invented: false }
+                }
             };
             sink(&received);
-            if self.cutter.at_boundary() {
-                while let Some(reply) = self.next_invented() {
-                    sink(&Received::invented(reply));
-                }
-            }
         }
-        Ok(used)
+    }
+
+    /// The reply of the pooler's own that comes between the message that was taken last and the next.
+    #[inline]
+    fn due_invented(&mut self) -> Option<Invented> {
+        self.cutter.at_boundary().then(|| self.next_invented()).flatten()
+    }
+
+    /// A stale statement is refused only behind its `ParameterDescription`, which the client must not see then if the
+    /// batch is sent again. `None`: what follows must be there to tell.
+    #[inline]
+    fn is_refused(&self, tag: u8, behind: &[u8], max_len: u32) -> Option<bool> {
+        if tag != b't' || !self.statements.again.is_open() {
+            return Some(false);
+        }
+        let mut ahead = self.cutter;
+        match ahead.next(behind, &LOOKED_INTO, max_len) {
+            Ok(None) => None,
+            Ok(Some(Piece::Begin { tag: b'E', bytes, .. })) => {
+                Some(Fault::of(&ErrorFields::new(&bytes[HEADER_LEN..])) == Fault::Stale)
+            }
+            _ => Some(false),
+        }
     }
 
     /// The reply of the pooler's own whose turn has come.
@@ -246,36 +341,76 @@ impl Server {
         Some(reply)
     }
 
-    fn begin<'a>(
+    #[inline]
+    fn on_row(&mut self, route: Route) {
+        self.route = route;
+        if route == Route::Forward {
+            self.statements.again.on_reply(b'D');
+        }
+    }
+
+    /// A message begins; its route is set.
+    fn begin(
         &mut self,
         tag: u8,
-        bytes: &'a [u8],
+        bytes: &[u8],
         complete: bool,
+        refused: bool,
         client: &mut ClientStatements,
-    ) -> Result<Received<'a>, ServerFault> {
+    ) -> Result<Said, Box<ServerFault>> {
         self.route = Route::Swallow; // nothing of a message that turns out to be forbidden is passed on
         let body = &bytes[HEADER_LEN..];
         let ready = if tag == b'Z' { message::read_ready_for_query(body) } else { None };
         if tag == b'S' {
             let report = complete.then(|| message::read_parameter_status(body)).flatten();
-            let (name, value) = report.ok_or(ServerFault::Parameter)?;
+            let (name, value) = report.ok_or_else(|| Box::new(ServerFault::Parameter))?;
             self.on_parameter(&name, &value);
         }
-        self.route = self.machine.on_received(tag, ready).map_err(ServerFault::Violation)?;
-        let mut fatal = false;
+        if tag == b'Z' && self.suspect.contains(Effects::DDL) {
+            self.pool.moments.advance(); // before anybody is told of it
+        }
+        let noted = matches!(tag, b't' | b'T' | b'n') && self.machine.notes_description();
+        let route = self.machine.on_received(tag, ready);
+        self.route = route.map_err(|violation| Box::new(ServerFault::Violation(violation)))?;
+        if refused {
+            self.route = Route::Swallow;
+        } else if self.route == Route::Forward {
+            self.statements.again.on_reply(tag);
+        }
+        let mut said = Said { ready, ..Said::default() };
         match tag {
             b'1' | b'3' => self.statements.confirm(),
+            _ if noted => self.statements.on_description(tag, body, client),
+            b'Z' if self.statements.again.on_ready() => self.route = Route::Swallow,
+            b'Z' if self.machine.owes_nothing() => self.statements.on_quiet(),
+            b'C' if body == b"DEALLOCATE\0" => self.statements.on_deallocated(client),
             b'C' if matches!(body, b"DEALLOCATE ALL\0" | b"DISCARD ALL\0") => {
                 self.statements.clear();
                 client.clear();
             }
             b'E' => {
                 self.statements.take_back(self.machine.take_skipped(), client);
-                fatal = ErrorFields::new(body).severity().is_some_and(|s| s.ends_session());
+                let error = ErrorFields::new(body);
+                said.fatal = error.severity().is_some_and(|s| s.ends_session());
+                said.plan_changed = self.on_fault(Fault::of(&error), client);
             }
             _ => {}
         }
-        Ok(Received { bytes, tag: Some(tag), route: self.route, ready, fatal, invented: false })
+        Ok(said)
+    }
+
+    /// An error says something about a prepared statement. True: the client is told [`crate::prepared::plan_changed`] instead of it.
+    fn on_fault(&mut self, fault: Fault, client: &mut ClientStatements) -> bool {
+        match fault {
+            Fault::Stale => client.parse_anew(self.pool.moments.advance()),
+            Fault::Missing => self.statements.lose(), // dropped in a way that did not show
+            Fault::Changed => return true,
+            Fault::Other => return false,
+        }
+        if self.route == Route::Forward && self.statements.fail() {
+            self.route = Route::Swallow;
+        }
+        false
     }
 
     /// Everything that has come belongs to a whole message.
@@ -368,25 +503,35 @@ pub(crate) struct Received<'a> {
     /// Where a message begins, its tag.
     pub(crate) tag: Option<u8>,
     pub(crate) route: Route,
+    pub(crate) said: Said,
+    /// It is not in what was read.
+    pub(crate) invented: bool,
+}
+
+/// What a message from the server says.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Said {
     /// The status in a `ReadyForQuery`.
     pub(crate) ready: Option<TxStatus>,
     /// An error that ends the session.
     pub(crate) fatal: bool,
-    /// It is not in what was read.
-    pub(crate) invented: bool,
+    /// What the client gets for it is [`crate::prepared::plan_changed`].
+    pub(crate) plan_changed: bool,
+}
+
+impl Received<'_> {
+    /// It goes to the client as it is, and is no notification.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.route == Route::Forward && !self.invented && !self.said.plan_changed && self.tag != Some(b'A')
+    }
 }
 
 impl Received<'static> {
     fn invented(reply: Invented) -> Received<'static> {
         let bytes = reply.message();
-        Received {
-            bytes,
-            tag: Some(bytes[0]),
-            route: Route::Forward,
-            ready: None,
-            fatal: false,
-            invented: true,
-        }
+        let tag = Some(bytes[0]);
+        Received { bytes, tag, route: Route::Forward, said: Said::default(), invented: true }
     }
 }
 

@@ -47,7 +47,7 @@ pub(crate) async fn run(server: &mut Server, sql: &str) -> Result<(), OwnError> 
     message::query(&mut request, sql);
     server.own_query(Origin::Pooler);
     send(server, &request).await?;
-    drain(server).await
+    tokio::time::timeout(OWN_TIMEOUT, drain(server)).await.unwrap_or(Err(OwnError::Broken("timeout")))
 }
 
 /// Sends bytes that the machine knows of.
@@ -69,11 +69,9 @@ pub(crate) async fn drain(server: &mut Server) -> Result<(), OwnError> {
     };
     while !rests(&server.machine) {
         server.carry.reserve(4096);
-        let read = tokio::time::timeout(OWN_TIMEOUT, server.stream.read_buf(&mut server.carry)).await;
-        match read {
-            Ok(Ok(n)) if n > 0 => {}
-            Ok(_) => return Err(OwnError::Broken("server conn crashed?")),
-            Err(_) => return Err(OwnError::Broken("timeout")),
+        match server.stream.read_buf(&mut server.carry).await {
+            Ok(n) if n > 0 => {}
+            _ => return Err(OwnError::Broken("server conn crashed?")),
         }
         let mut buf = std::mem::take(&mut server.carry);
         let nobodys = &mut ClientStatements::default(); // whose they were has left

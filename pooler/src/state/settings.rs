@@ -14,6 +14,11 @@ pub(crate) struct Settings {
     meaning: u64,
 }
 
+/// Settings that end with their transaction, so that no session keeps them.
+pub(crate) fn is_of_transaction(name: &str) -> bool {
+    matches!(name, "transaction_isolation" | "transaction_read_only" | "transaction_deferrable")
+}
+
 const ROLE: &str = "role";
 const AUTHORIZATION: &str = "session_authorization";
 
@@ -128,6 +133,13 @@ mod tests {
             changes(&[], &[("role", "r"), ("session_authorization", "u")]),
             "SET SESSION AUTHORIZATION 'u';SET ROLE 'r';"
         );
+    }
+
+    /// PostgreSQL 17 has one more with that beginning, which is like any other.
+    #[test]
+    fn a_transaction_has_three_settings() {
+        assert!(is_of_transaction("transaction_read_only"));
+        assert!(!is_of_transaction("transaction_timeout"));
     }
 
     #[test]

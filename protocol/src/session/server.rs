@@ -18,6 +18,16 @@ pub enum Origin {
     Aside,
 }
 
+impl Origin {
+    /// Where a reply goes that is no error.
+    fn route(self) -> Route {
+        match self {
+            Origin::Client => Route::Forward,
+            Origin::Pooler | Origin::InFront | Origin::Aside => Route::Swallow,
+        }
+    }
+}
+
 /// A reply that the pooler gives in the server's place, in its turn among the server's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Invented {
@@ -76,6 +86,8 @@ pub enum Owes {
     Bind,
     /// `Describe` → `ParameterDescription` (of a statement), then `RowDescription` or `NoData`.
     Describe,
+    /// The same, and what it says is of interest: see [`ServerMachine::notes_description`].
+    NotedDescribe,
     /// `Execute` → rows or COPY, then `CommandComplete`, `EmptyQueryResponse` or `PortalSuspended`.
     Execute,
     /// `Close` → `CloseComplete`.
@@ -173,6 +185,8 @@ pub struct ServerMachine {
     mixed: bool,
     /// See [`take_skipped`](Self::take_skipped).
     skipped: usize,
+    /// See [`statements_ended`](Self::statements_ended).
+    ended: u64,
     /// What is owed can no longer be known (streaming replication, or a request inside COPY data).
     lost: bool,
 }
@@ -187,13 +201,14 @@ impl Default for ServerMachine {
             mid_message: false,
             mixed: false,
             skipped: 0,
+            ended: 0,
             lost: false,
         }
     }
 }
 
 /// More requests than this without an answer, and the client should not be read for now.
-const MANY_OWED: usize = 1 << 16;
+const MANY_OWED: usize = 1 << 12;
 
 impl ServerMachine {
     /// A connection whose login has just ended with `ReadyForQuery` idle.
@@ -211,14 +226,14 @@ impl ServerMachine {
         self.owed.is_empty()
     }
 
-    /// So much is owed that no more should be sent.
+    /// So much is owed that no more should be sent, but for the rest of a message.
     pub fn is_overrun(&self) -> bool {
         // `Sync`s that were joined stand at the end.
         let joined = match self.owed.back() {
             Some(Owed { what: Owes::Syncs { at_least, .. }, .. }) => *at_least as usize,
             _ => 0,
         };
-        self.owed.len() + joined >= MANY_OWED
+        self.owed.len() + joined >= MANY_OWED && !self.mid_message
     }
 
     /// Part of a message is still to be sent.
@@ -296,12 +311,41 @@ impl ServerMachine {
         self.push(what, origin);
     }
 
+    /// `Describe` was sent, and somebody wants to know what it says. It counts in
+    /// [`take_skipped`](Self::take_skipped).
+    pub fn on_noted_describe(&mut self, origin: Origin) {
+        if self.batch != Batch::Skipping {
+            let what = self.open(Owes::NotedDescribe);
+            self.push(what, origin);
+        }
+    }
+
+    /// The next reply belongs to a `Describe` of which somebody wants to know what it says, unless it is an error.
+    pub fn notes_description(&self) -> bool {
+        self.owed.front().is_some_and(|o| o.what == Owes::NotedDescribe)
+    }
+
+    /// Outside a transaction, and the batch at hand has sent nothing yet but what no transaction takes back.
+    pub fn batch_may_begin_again(&self) -> bool {
+        let lasting = |o: &Owed| match o.what {
+            Owes::Parse | Owes::Close | Owes::Invented(_) | Owes::NotedDescribe => true,
+            _ => matches!(o.origin, Origin::Pooler | Origin::Aside),
+        };
+        self.status == TxStatus::Idle && self.copy == CopyIn::No && self.owed.iter().all(lasting)
+    }
+
     /// A message of an extended-query batch was not sent, because the pooler answers it.
     pub fn on_invented(&mut self, reply: Invented) {
         if self.batch != Batch::Skipping {
             let what = self.open(Owes::Invented(reply));
             self.push(what, Origin::Client);
         }
+    }
+
+    /// The turn of a reply of the pooler's own will be known. It is not behind a `Sync` that may have been eaten.
+    pub fn may_invent(&self) -> bool {
+        !self.owed.iter().any(|owed| matches!(owed.what, Owes::Syncs { .. } | Owes::CopyEnd))
+            && self.copy == CopyIn::No
     }
 
     /// The pooler's own reply whose turn has come. Asked for after every event until there is none.
@@ -316,20 +360,40 @@ impl ServerMachine {
     }
 
     /// How many of the oldest unanswered messages that change prepared statements (`Parse`, `Close`, and those
-    /// answered by the pooler) an error has settled since this was last asked: they had no effect.
+    /// answered by the pooler) or note what they are an error has settled since this was last asked: they had no
+    /// effect.
     pub fn take_skipped(&mut self) -> usize {
         std::mem::take(&mut self.skipped)
     }
 
-    /// Everything owed belongs to the batch at hand, and the transaction has not failed.
-    pub fn is_sure_of_status(&self) -> bool {
-        let of_batch = |o: &Owed| {
-            !matches!(
+    /// Counts statements that have ended, well or badly. Several of a simple query count each.
+    pub fn statements_ended(&self) -> u64 {
+        self.ended
+    }
+
+    /// Something in front of the batch at hand is still to be answered.
+    pub fn awaits_ready(&self) -> bool {
+        let in_front = |o: &Owed| {
+            matches!(
                 o.what,
                 Owes::Query | Owes::FunctionCall | Owes::Sync | Owes::Syncs { .. } | Owes::CopyEnd
             )
         };
-        self.status != TxStatus::Failed && self.owed.iter().all(of_batch)
+        self.owed.iter().any(in_front)
+    }
+
+    /// How many of the client's requests are not answered in full; of a batch without its `Sync` that is not one.
+    pub fn requests_owed(&self) -> usize {
+        let ends = |o: &&Owed| match o.what {
+            Owes::Query | Owes::FunctionCall | Owes::Sync | Owes::Syncs { .. } => o.origin == Origin::Client,
+            _ => false,
+        };
+        self.owed.iter().filter(ends).count()
+    }
+
+    /// Everything owed belongs to the batch at hand, and the transaction has not failed.
+    pub fn is_sure_of_status(&self) -> bool {
+        self.status != TxStatus::Failed && !self.awaits_ready()
     }
 
     /// The rest of a message was sent, or more of it: `complete` tells.
@@ -385,6 +449,15 @@ impl ServerMachine {
         self.owed.push_back(Owed { what, origin });
     }
 
+    /// Where a `DataRow` goes, if one is admissible now. It changes nothing.
+    #[inline]
+    pub fn route_of_row(&self) -> Option<Route> {
+        match self.owed.front()? {
+            Owed { what: Owes::Query | Owes::Execute, origin } if !self.lost => Some(origin.route()),
+            _ => None,
+        }
+    }
+
     /// A message came from the server. `status` is the body of a `ReadyForQuery`.
     ///
     /// # Errors
@@ -411,10 +484,7 @@ impl ServerMachine {
             b'E' => return Ok(self.error(front)),
             _ => self.reply(front.what, tag)?,
         }
-        Ok(match front.origin {
-            Origin::Client => Route::Forward,
-            Origin::Pooler | Origin::InFront | Origin::Aside => Route::Swallow,
-        })
+        Ok(front.origin.route())
     }
 
     /// Drops from the front what `tag` proves settled: ends of COPY input that were ignored, and `Sync`s that turn
@@ -469,6 +539,7 @@ impl ServerMachine {
     }
 
     fn error(&mut self, front: Owed) -> Route {
+        self.ended += 1;
         let in_copy = std::mem::replace(&mut self.copy, CopyIn::No) != CopyIn::No;
         match front.what {
             // These end with their own ReadyForQuery.
@@ -490,7 +561,7 @@ impl ServerMachine {
             match front.what {
                 Owes::Sync | Owes::Syncs { .. } => return,
                 Owes::Query | Owes::FunctionCall => self.mixed = false, // it was not even begun
-                Owes::Parse | Owes::Close | Owes::Invented(_) => self.skipped += 1,
+                Owes::Parse | Owes::Close | Owes::Invented(_) | Owes::NotedDescribe => self.skipped += 1,
                 _ => {}
             }
             self.owed.pop_front();
@@ -535,13 +606,17 @@ impl ServerMachine {
     fn reply(&mut self, what: Owes, tag: u8) -> Result<(), Violation> {
         match (what, tag) {
             (Owes::Parse, b'1') | (Owes::Bind, b'2') | (Owes::Close, b'3') => self.pop(),
-            (Owes::Describe, b'T' | b'n') => self.pop(),
-            (Owes::Describe, b't') | (Owes::FunctionCall, b'V') => {}
+            (Owes::Describe | Owes::NotedDescribe, b'T' | b'n') => self.pop(),
+            (Owes::Describe | Owes::NotedDescribe, b't') | (Owes::FunctionCall, b'V') => {}
             (Owes::Execute, b'C' | b'I' | b's') => {
+                self.ended += 1;
                 self.pop();
                 self.end_copy(0);
             }
-            (Owes::Query, b'C') => self.end_copy(1),
+            (Owes::Query, b'C') => {
+                self.ended += 1;
+                self.end_copy(1);
+            }
             (Owes::Query, b'T' | b'I') => {}
             (Owes::Query | Owes::Execute, b'D' | b'H' | b'd' | b'c') => {}
             (Owes::Query | Owes::Execute, b'G') => self.begin_copy(),
@@ -849,6 +924,22 @@ mod tests {
         assert!(machine.idle().is_none() && machine.needs_probe());
         assert_eq!(run(&mut machine, "~Q <E <ZI"), "os");
         assert!(machine.idle().is_some() && !machine.needs_probe());
+    }
+
+    #[test]
+    fn a_description_of_interest_is_one_of_the_changes() {
+        let mut machine = ServerMachine::new();
+        machine.on_noted_describe(Origin::InFront);
+        assert!(machine.batch_may_begin_again());
+        run(&mut machine, ">P >E");
+        assert!(!machine.batch_may_begin_again() && machine.notes_description());
+        assert_eq!(run(&mut machine, "<t <T <1"), "ssf");
+        assert!(!machine.notes_description());
+        machine.on_noted_describe(Origin::Client);
+        assert_eq!((run(&mut machine, ">C <E"), machine.take_skipped()), ("f".into(), 2));
+        machine.on_noted_describe(Origin::Client);
+        assert_eq!(run(&mut machine, ">S <ZI"), "f"); // it was ignored
+        assert!(machine.idle().is_some());
     }
 
     #[test]

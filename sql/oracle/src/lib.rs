@@ -148,7 +148,7 @@ fn named(statement: &Statement<'_>) -> String {
         Statement::Unlisten(t) => format!("unlisten {}", target(t)),
         Statement::Notify(n) => format!("notify {}", name(n)),
         Statement::DiscardAll => "discard ALL".to_owned(),
-        Statement::DropDatabase(n) => format!("drop database {}", name(n)),
+        Statement::Vacate(n) => format!("vacate {}", name(n)),
         Statement::Begin => "begin".to_owned(),
         Statement::Commit => "commit".to_owned(),
         Statement::Rollback => "rollback".to_owned(),

@@ -47,10 +47,11 @@ impl Expected {
             "ExplainStmt" => self.statement(&body["query"]["node"]),
             "VariableSetStmt" => {
                 let setting = name("name");
-                effects = match body["is_local"].as_bool() == Some(true) || setting.starts_with("TRANSACTION")
-                {
-                    true => Effects::LOCAL_SETTINGS,
-                    false => Effects::SETTINGS | setting_effects(&setting),
+                let local = body["is_local"].as_bool() == Some(true) || setting.starts_with("TRANSACTION");
+                effects = match body["kind"].as_i64() {
+                    _ if local => Effects::LOCAL_SETTINGS,
+                    Some(5 | 6) => Effects::RESET | setting_effects(&setting),
+                    _ => Effects::SETTINGS | setting_effects(&setting),
                 };
                 statement = match (effects, body["kind"].as_i64()) {
                     (Effects::LOCAL_SETTINGS, _) | (_, Some(4)) => None,
@@ -94,7 +95,7 @@ impl Expected {
                 statement = Some(format!("listen {}", name("conditionname")));
             }
             "UnlistenStmt" => {
-                effects = Effects::LISTEN;
+                effects = Effects::UNLISTEN;
                 let channel = Some(name("conditionname")).filter(|channel| !channel.is_empty());
                 statement = Some(format!("unlisten {}", channel.unwrap_or("ALL".to_owned())));
             }
@@ -107,9 +108,19 @@ impl Expected {
             "CallStmt" | "DoStmt" | "RefreshMatViewStmt" => effects = Effects::CALLS,
             "DropdbStmt" => {
                 effects = Effects::DDL | Effects::DATABASE | Effects::TEMP_GONE;
-                statement = Some(format!("drop database {}", name("dbname")));
+                statement = Some(format!("vacate {}", name("dbname")));
             }
-            "CreatedbStmt" => effects = Effects::DDL | Effects::DATABASE,
+            "CreatedbStmt" => {
+                effects = Effects::DDL | Effects::DATABASE;
+                let template = option(body, "template");
+                let template = template.map(|arg| arg["node"]["String"]["sval"].as_str().map(str::to_owned));
+                let template = template.flatten().unwrap_or("template1".to_owned());
+                statement = Some(format!("vacate {template}"));
+            }
+            "AlterDatabaseStmt" if option(body, "tablespace").is_some() => {
+                effects = Effects::DDL | Effects::DATABASE;
+                statement = Some(format!("vacate {}", name("dbname")));
+            }
             "AlterSystemStmt" | "AlterRoleSetStmt" | "AlterDatabaseSetStmt" => {
                 effects = Effects::DDL | Effects::DEFAULTS;
             }
@@ -122,6 +133,7 @@ impl Expected {
             | "DropUserMappingStmt" => effects = Effects::DDL | Effects::TEMP_GONE,
             "RenameStmt" if body["rename_type"] == serde_json::json!(OBJECT_DATABASE) => {
                 effects = Effects::DDL | Effects::DATABASE;
+                statement = Some(format!("vacate {}", name("subname")));
             }
             _ => {
                 effects = Effects::DDL;
@@ -183,6 +195,7 @@ impl Expected {
             "currval" | "lastval" => Effects::SEQUENCE_READ,
             "setseed" => Effects::SEED,
             "pg_notify" => Effects::NOTIFY,
+            "pg_listening_channels" => Effects::LISTEN,
             "pg_advisory_lock" | "pg_advisory_lock_shared" | "pg_try_advisory_lock" => Effects::LOCKS,
             "pg_try_advisory_lock_shared" => Effects::LOCKS,
             "pg_advisory_unlock" | "pg_advisory_unlock_shared" | "pg_advisory_unlock_all" => Effects::UNLOCKS,
@@ -253,3 +266,9 @@ static HARMLESS: LazyLock<HashSet<&str>> =
     LazyLock::new(|| include_str!("../../functions.txt").lines().collect());
 static WRITING: LazyLock<HashSet<&str>> =
     LazyLock::new(|| include_str!("../../writing.txt").lines().collect());
+
+/// The argument of an option of `CREATE` or `ALTER DATABASE`.
+fn option<'a>(statement: &'a Value, name: &str) -> Option<&'a Value> {
+    let options = statement["options"].as_array()?.iter().map(|option| &option["node"]["DefElem"]);
+    options.filter(|option| option["defname"] == name).map(|option| &option["arg"]).next()
+}

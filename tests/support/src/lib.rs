@@ -15,6 +15,7 @@
 pub mod backend;
 pub mod frontend;
 pub mod message;
+pub mod network;
 pub mod oracle;
 pub mod peer;
 pub mod pooler;

@@ -29,6 +29,8 @@ pub struct PoolerBuilder {
     binary: PathBuf,
     databases: Vec<String>,
     users: Vec<String>,
+    applications: Vec<String>,
+    peers: Vec<(u16, String)>,
     settings: Vec<(String, String)>,
     userlist: Vec<(String, String)>,
     env: Vec<(String, String)>,
@@ -41,6 +43,8 @@ impl PoolerBuilder {
             binary: binary.into(),
             databases: Vec::new(),
             users: Vec::new(),
+            applications: Vec::new(),
+            peers: Vec::new(),
             settings: Vec::new(),
             userlist: Vec::new(),
             env: Vec::new(),
@@ -79,6 +83,19 @@ impl PoolerBuilder {
     /// A line of `[users]`.
     pub fn user_line(mut self, name: &str, params: &str) -> PoolerBuilder {
         self.users.push(format!("{name} = {params}"));
+        self
+    }
+
+    /// A line of `[applications]`, which PgBouncer does not have.
+    pub fn application_line(mut self, pattern: &str, params: &str) -> PoolerBuilder {
+        self.applications.push(format!("{pattern} = {params}"));
+        self
+    }
+
+    /// A line of `[peers]`; in place of an earlier one of the same number.
+    pub fn peer_line(mut self, id: u16, params: &str) -> PoolerBuilder {
+        self.peers.retain(|(known, _)| *known != id);
+        self.peers.push((id, params.into()));
         self
     }
 
@@ -142,9 +159,20 @@ impl PoolerBuilder {
         let dir = dir.display();
         let settings: String =
             self.settings.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
+        let applications = match self.applications.as_slice() {
+            [] => String::new(),
+            lines => format!("[applications]\n{}\n", lines.join("\n")),
+        };
+        // PgBouncer has it since 1.19.
+        let peers = match self.peers.as_slice() {
+            [] => String::new(),
+            peers => {
+                peers.iter().fold("[peers]\n".into(), |text, (id, params)| format!("{text}{id} = {params}\n"))
+            }
+        };
         format!(
-            "[databases]\n{}\n\n[users]\n{}\n\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
-             unix_socket_dir = {dir}\nlogfile = {dir}/log\nauth_file = {dir}/userlist.txt\n{settings}",
+            "[databases]\n{}\n\n[users]\n{}\n\n{peers}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+             unix_socket_dir = {dir}\nlogfile = {dir}/log\nauth_file = {dir}/userlist.txt\n{settings}\n{applications}",
             self.databases.join("\n"),
             self.users.join("\n"),
         )
@@ -228,6 +256,23 @@ impl Pooler {
     /// Processor time (user + system) used so far.
     pub fn cpu_time(&self) -> Duration {
         proc::cpu_time(self.pid()).expect("the pooler runs")
+    }
+
+    /// Lets it have so many file descriptors more than it has now (program `prlimit`).
+    #[track_caller]
+    pub fn allow_files(&self, more: usize) {
+        let now = || proc::open_files(self.pid()).expect("the pooler runs");
+        let (mut before, mut same) = (now(), 0);
+        eventually("nothing is opened or closed", Duration::from_secs(10), || {
+            same = if before == now() { same + 1 } else { 0 };
+            before = now();
+            same == 5
+        });
+        let taken = |number: &usize| Path::new(&format!("/proc/{}/fd/{number}", self.pid())).is_symlink();
+        let most = (0..).filter(|number| !taken(number)).nth(more).expect("a number");
+        let mut prlimit = server_command(Path::new("prlimit")); // only who may send it signals
+        prlimit.args(["--pid", &self.pid().to_string(), &format!("--nofile={most}:")]);
+        assert!(prlimit.status().expect("prlimit").success());
     }
 
     /// How it ended; `None` while it runs.

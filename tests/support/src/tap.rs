@@ -286,11 +286,12 @@ impl Pump {
         }
         let allowed = self.cut_after.map_or(bytes.len(), |limit| bytes.len().min(limit - self.forwarded));
         self.forwarded += allowed;
-        self.to.write_all(&bytes[..allowed])?;
+        // First, so that who has an answer finds what was asked.
         let mut kept = direction.kept.lock().unwrap();
         let room = allowed.min(KEPT.saturating_sub(kept.len()));
         kept.extend(&bytes[..room]);
         drop(kept);
+        self.to.write_all(&bytes[..allowed])?;
         if self.cut_after == Some(self.forwarded) {
             link.cut.store(true, Ordering::Relaxed);
         }

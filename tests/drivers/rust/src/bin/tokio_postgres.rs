@@ -8,6 +8,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use futures_util::future::try_join_all;
 use futures_util::{SinkExt, StreamExt, TryStreamExt};
 use pgferry_drivers::{COMMON, Client, IDENTITY, LOCK, MY_LOCKS, Me, Shared, expect, run};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Config, Error, NoTls, Row, SimpleQueryMessage, Statement};
@@ -321,10 +323,16 @@ impl TokioPostgres {
 
     async fn cancel(&mut self) -> Result<()> {
         let token = self.db.cancel_token();
+        let address = format!("{}:{}", from_env("PGHOST")?, from_env("PGPORT")?);
         let sleep = self.db.batch_execute("select pg_sleep(30)");
         let cancel = async {
             tokio::time::sleep(Duration::from_millis(200)).await;
-            token.cancel_query(NoTls).await
+            // PostgreSQL signals a session twice (itself and its group) and only then closes. The driver's own way
+            // does not wait for that, and the second signal may meet whatever comes next.
+            let mut stream = TcpStream::connect(&address).await?;
+            token.cancel_query_raw(&mut stream, NoTls).await?;
+            stream.read_to_end(&mut Vec::new()).await?;
+            anyhow::Ok(())
         };
         let (slept, cancelled) = tokio::join!(sleep, cancel);
         cancelled?;
@@ -360,11 +368,14 @@ fn expect_code<T>(outcome: Result<T, Error>, wanted: &SqlState) -> Result<()> {
 }
 
 fn config() -> Result<Config> {
-    let from = |name: &str| std::env::var(name).with_context(|| name.to_owned());
     let mut config = Config::new();
-    config.host(from("PGHOST")?).port(from("PGPORT")?.parse()?).dbname(from("PGDATABASE")?);
-    config.user(from("PGUSER")?).password(from("PGPASSWORD")?);
+    config.host(from_env("PGHOST")?).port(from_env("PGPORT")?.parse()?).dbname(from_env("PGDATABASE")?);
+    config.user(from_env("PGUSER")?).password(from_env("PGPASSWORD")?);
     Ok(config)
+}
+
+fn from_env(name: &str) -> Result<String> {
+    std::env::var(name).with_context(|| name.to_owned())
 }
 
 async fn connect(config: &Config, heard: Heard) -> Result<tokio_postgres::Client> {
