@@ -11,6 +11,7 @@ use support::wait::eventually;
 use support::wire::Client;
 
 use crate::common::{pooled, pooler};
+use crate::console::row_where;
 
 /// The place of a client that has left is free again within this.
 const SOON: Duration = Duration::from_secs(5);
@@ -31,16 +32,21 @@ fn terminate_right_behind_a_copy() {
 }
 
 /// A request, `Terminate` behind it, and the connection closed: it runs wherever there is a free server, of the worker that
-/// has the client or of another one.
+/// has the client or of another one. (Where none is free it would have to wait, and who is gone is not waited for; so it is
+/// PostgreSQL that is asked whether it ran, not the pooler.)
 #[test]
 fn a_request_on_the_way_out() {
     let pooled = pooled("create table t (id int)", |builder| builder.setting("workers", 2));
+    let mut console = pooled.pooler.console();
+    let mut direct = pooled.database.connect();
     for count in 1..=30 {
         let mut client = pooled.connect();
+        eventually("an idle server", SOON, || {
+            row_where(&mut console, "POOLS", "database", pooled.database.name()).number("sv_idle") == 1
+        });
         client.send([query("insert into t values (1)"), terminate()].concat());
         drop(client);
-        let count = count.to_string();
-        eventually("it ran", SOON, || pooled.connect().scalar("select count(*) from t") == count);
+        eventually("it ran", SOON, || direct.scalar("select count(*) from t") == count.to_string());
     }
 }
 
