@@ -262,8 +262,9 @@ pub const SETTINGS: &[Setting] = &[
         "audit_sample",
         Kind::Percent,
         "0.1",
-        "How many of the transactions that look harmless are followed by a look at the session all the same. What that \
-         finds is logged as a warning with the statements. Not a setting of PgBouncer.",
+        "How many of the transactions that look harmless are followed by a look at the session all the same; below one \
+         percent no more than ten a second for each worker. What that finds is logged as a warning with the statements. \
+         Not a setting of PgBouncer.",
     ),
     int(
         "buffer_limit",

@@ -228,7 +228,7 @@ impl Session {
         let mut effects = Effects::NONE;
         if self.follows.state {
             if link.xact_since == 0 {
-                link.sampled = self.worker.sampler.picks(self.rules.now().audit_sample);
+                link.sampled = self.worker.sampler.picks(self.rules.now().audit_sample, now);
             }
             effects = self.watch_state(&message);
             // Nearly every message: there is nothing that it would have to wait for.
