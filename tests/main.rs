@@ -28,6 +28,7 @@ mod memory;
 mod modes;
 mod notify;
 mod one_by_one;
+mod options;
 mod overload;
 mod peers;
 mod pins;
@@ -35,6 +36,7 @@ mod pipelines;
 mod prepared;
 #[allow(dead_code)]
 mod probe;
+mod reloads;
 mod settings_follow;
 mod simple;
 mod state;

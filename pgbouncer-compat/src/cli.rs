@@ -17,6 +17,8 @@ pub enum Command {
     Check {
         /// The file.
         config: PathBuf,
+        /// The Unix socket of a running pgferry, or its directory: what would a reload of the file change there?
+        against: Option<PathBuf>,
     },
     /// `pgferry demo [options]`: a throw-away PostgreSQL with the pooler in front.
     Demo(DemoOptions),
@@ -85,7 +87,9 @@ pub fn parse(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Res
         return Ok(Command::Version);
     }
     match matches.subcommand() {
-        Some(("check", check)) => Ok(Command::Check { config: config(check)? }),
+        Some(("check", check)) => {
+            Ok(Command::Check { config: config(check)?, against: check.get_one("against").cloned() })
+        }
         Some((_, demo)) => Ok(Command::Demo(demo_options(demo))),
         None => Ok(Command::Run(run_options(&matches)?)),
     }
@@ -141,7 +145,7 @@ fn grammar() -> Clap {
     Clap::new("pgferry")
         .about("A PostgreSQL connection pooler that takes PgBouncer's place")
         .override_usage(
-            "pgferry [OPTION]... CONFIG_FILE\n       pgferry check CONFIG_FILE\n       pgferry demo [OPTION]...",
+            "pgferry [OPTION]... CONFIG_FILE\n       pgferry check [--against SOCKET] CONFIG_FILE\n       pgferry demo [OPTION]...",
         )
         .after_help("A configuration file named check or demo is given as ./check or ./demo.")
         .disable_version_flag(true)
@@ -160,7 +164,16 @@ fn grammar() -> Clap {
         .arg(flag("reboot", 'R', "Take over from the running process"))
         .arg(flag("version", 'V', "Show the version, then exit"))
         .subcommand(
-            Clap::new("check").about("Say what is wrong with a configuration file").arg(config_arg().required(true)),
+            Clap::new("check")
+                .about("Say what is wrong with a configuration file")
+                .arg(config_arg().required(true))
+                .arg(
+                    Arg::new("against")
+                        .long("against")
+                        .value_name("SOCKET")
+                        .value_parser(value_parser!(PathBuf))
+                        .help("Unix socket of a running pgferry, or its directory: what would a reload change?"),
+                ),
         )
         .subcommand(demo_grammar())
 }
@@ -238,7 +251,11 @@ mod tests {
             ("-q check", Command::Run(RunOptions { quiet: true, ..run("check") })),
             ("./check", Command::Run(run("./check"))),
             ("./demo", Command::Run(run("./demo"))),
-            ("check a.ini", Command::Check { config: "a.ini".into() }),
+            ("check a.ini", Command::Check { config: "a.ini".into(), against: None }),
+            (
+                "check --against /run/s a.ini",
+                Command::Check { config: "a.ini".into(), against: Some("/run/s".into()) },
+            ),
             ("demo", Command::Demo(demo.clone())),
             (
                 "demo --port 7000 --seconds=5 --clients 3 --pg-bin /x",
