@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "what a test has measured is shown with --nocapture")]
 
+mod as_pgbouncer;
 mod bulk;
 mod calls;
 mod cancel_races;
@@ -38,6 +39,7 @@ mod prepared;
 #[allow(dead_code)]
 mod probe;
 mod reloads;
+mod replication;
 mod settings_follow;
 mod simple;
 mod state;

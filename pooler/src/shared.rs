@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::buffers::Buffers;
 use crate::clients::Clients;
-use crate::config::Config;
+use crate::config::{Config, Database};
 use crate::console::Console;
 use crate::consoles::Consoles;
 use crate::error::Refusal;
@@ -170,6 +170,20 @@ impl Shared {
                     pool.db.name,
                     idle / 1_000_000
                 );
+            }
+        }
+    }
+
+    /// A database with a forced user and a minimum has its pool, and so its servers, before any client comes.
+    pub(crate) fn make_kept_pools(self: &Arc<Self>, now: u64) {
+        let config = self.config.load();
+        let min = |db: &Database| db.min_pool_size.unwrap_or(config.sizes.min);
+        for spec in config.databases.values().filter(|db| min(db) > 0) {
+            let (Some(user), Ok(db)) = (&spec.user, self.registry.database(&config, &spec.name, now)) else {
+                continue;
+            };
+            if !db.paused.load(Relaxed) && db.pools().is_empty() && self.phase() == Phase::Running {
+                self.registry.pool(self, &db, user);
             }
         }
     }

@@ -273,6 +273,7 @@ impl Worker {
         if self.index == 0 {
             self.shared.forget_unused_databases(now);
             self.shared.forget_unused_pools(now);
+            self.shared.make_kept_pools(now);
             self.shared.keep_buffer_limit();
             if self.ticks.replace((self.ticks.get() + 1) % SWEEP) == 0 {
                 self.shared.forget_unused_values();
