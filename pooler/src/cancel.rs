@@ -160,9 +160,9 @@ pub(crate) async fn cancel(
     _done: oneshot::Sender<()>,
 ) {
     let pool = &local.info.pool;
-    if let Some(ticket) = local.ticket.get()
-        && pool.cancel_wait(worker.index, ticket)
-    {
+    if let Some(ticket) = local.ticket.get() {
+        // A server may have been granted already; its session sees to it when it takes that.
+        local.cancelled_late.set(!pool.cancel_wait(worker.index, ticket));
         return;
     }
     let request = local.request.get();

@@ -92,6 +92,8 @@ pub(crate) struct Local {
     pub(crate) request: Cell<u64>,
     /// It waits so long that it is to be told.
     pub(crate) long_wait: Cell<bool>,
+    /// The wait was cancelled when a server had been granted already.
+    pub(crate) cancelled_late: Cell<bool>,
     /// A request of the client's is being answered.
     pub(crate) busy: Cell<bool>,
     /// A request of the pooler's own stands in front of it.
@@ -124,6 +126,7 @@ impl Local {
             server: RefCell::default(),
             request: Cell::default(),
             long_wait: Cell::default(),
+            cancelled_late: Cell::default(),
             busy: Cell::default(),
             preparing: Cell::default(),
             vacating: Cell::default(),

@@ -46,7 +46,12 @@ impl Session {
         let mut out = Gather::new(&worker);
         self.touch(worker.now());
         let mut at = 0;
+        let waited =
+            matches!((&self.timing, &self.link), (Some(timing), Some(link)) if timing.waits_cancelled(link));
         let taken = self.take_messages(input, &mut at, &mut out);
+        if let (true, Some(timing), Some(link)) = (waited, &mut self.timing, &self.link) {
+            timing.was_sent(link, worker.now());
+        }
         self.forward(cx, out.bytes(input))?; // a server owes an answer even to what came before a fault
         drop(out);
         if let Some(link) = &mut self.link {

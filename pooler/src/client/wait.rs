@@ -81,26 +81,33 @@ impl Session {
                 None => poll_fn(|cx| self.poll_wait(cx, &mut place)).await,
             };
             self.local.ticket.set(None);
+            let late = self.local.cancelled_late.take();
             let Some(grant) = grant? else {
                 self.report_waiting(Over::Request.setting());
                 self.refuse(Some(Over::Request.error()));
                 return Ok(());
             };
             match grant {
+                Grant::Server(server) if late => {
+                    self.pool.give_back(self.worker.index, server);
+                    return self.wait_was_cancelled();
+                }
                 Grant::Server(server) => {
                     if server.into_clean().is_some_and(|server| self.link(server)) {
                         return Ok(());
                     }
                     // It was gone before it could be used: in line again.
                 }
-                Grant::Cancelled => {
-                    self.report_waiting(cancel::REASON);
-                    self.refuse(None);
-                    return Ok(());
-                }
+                Grant::Cancelled => return self.wait_was_cancelled(),
                 Grant::Refused(refusal) => return Err(End::Refused(refusal)),
             }
         }
+    }
+
+    fn wait_was_cancelled(&mut self) -> Result<(), End> {
+        self.report_waiting(cancel::REASON);
+        self.refuse(None);
+        Ok(())
     }
 
     /// The answer, unless the client leaves or is ended first; `None`: its request has no time left. What then comes is
