@@ -538,10 +538,8 @@ impl ServerMachine {
     fn error(&mut self, front: Owed) -> Route {
         self.ended += 1;
         let in_copy = std::mem::replace(&mut self.copy, CopyIn::No) != CopyIn::No;
-        match front.what {
-            // These end with their own ReadyForQuery.
-            Owes::Query | Owes::FunctionCall | Owes::Sync | Owes::Syncs { .. } => {}
-            _ => self.skip_to_sync(),
+        if !front.what.ends_with_ready() {
+            self.skip_to_sync();
         }
         if in_copy {
             self.merge_syncs();
