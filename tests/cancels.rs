@@ -141,6 +141,29 @@ fn a_cancel_as_the_server_comes() {
     }
 }
 
+/// A cancel request that does nothing because the server has the query and has not begun it is made again.
+#[test]
+fn a_cancel_that_is_early() {
+    let postgres = support::postgres::Postgres::shared();
+    let database = postgres.database("early");
+    let cancels = AtomicUsize::new(0);
+    let tap = Tap::with_rules(postgres.address(), move |opening| match opening.is_cancel {
+        // Half a request does nothing.
+        true if cancels.fetch_add(1, Relaxed) == 0 => Rule { cut_to_server: Some(8), ..Rule::default() },
+        _ => Rule::default(),
+    });
+    let line = format!("host=127.0.0.1 port={}", tap.port());
+    let pooler = pooler().setting("default_pool_size", 1).database_line(database.name(), &line).start();
+    let mut client = pooler.connect(database.name());
+    let pid = client.backend_pid();
+    client.send(query("select pg_sleep(60)"));
+    eventually("it runs", SOON, || waiting_and_active(&pooler).1 == 1);
+    client.cancel();
+    assert_canceled(&client.read_until_ready(), b'I');
+    assert_eq!(client.backend_pid(), pid, "the server is kept");
+    assert_eq!(tap.links().iter().filter(|link| link.opening.is_cancel).count(), 2);
+}
+
 /// Nothing is cancelled, and whoever asks learns nothing: the connection is closed without a word (bug 54).
 #[test]
 fn requests_that_mean_nobody() {
