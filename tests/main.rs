@@ -39,3 +39,4 @@ mod settings_follow;
 mod simple;
 mod state;
 mod timeouts;
+mod watching;

@@ -13,8 +13,8 @@ use crate::lifecycle::Phase;
 use crate::pool::{Db, Pool, PoolRules};
 use crate::shared::Shared;
 use crate::snapshot::{
-    self, Counts, DatabaseRow, EventsRow, PeerRow, PinRow, PinTotalsRow, PoolRow, SocketRow, StatsRow,
-    UserRow,
+    self, Counts, DatabaseRow, EventsRow, LatencyRow, PeerRow, PinRow, PinTotalsRow, PoolRow, SocketRow,
+    StatsRow, UserRow,
 };
 use crate::state::Defined;
 use crate::worker::Order;
@@ -112,6 +112,11 @@ impl Control {
     /// How often clients kept their servers and why, by pool.
     pub fn pin_totals(&self) -> Vec<PinTotalsRow> {
         snapshot::pin_totals(&self.shared)
+    }
+
+    /// How long waits, requests and transactions took, by pool.
+    pub fn latencies(&self) -> Vec<LatencyRow> {
+        snapshot::latencies(&self.shared)
     }
 
     /// Counters by database.

@@ -29,6 +29,7 @@ pub mod control;
 mod error;
 mod events;
 mod intern;
+pub mod latency;
 mod lifecycle;
 mod listen;
 mod net;

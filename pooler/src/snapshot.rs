@@ -12,6 +12,7 @@ use crate::clients::{ClientInfo, ClientState};
 use crate::config::{Config, LoadBalance, PoolMode, User};
 use crate::console;
 use crate::consoles::ConsoleInfo;
+use crate::latency::{Distribution, Distributions};
 use crate::net::Peer;
 use crate::peers::Peer as Instance;
 use crate::pool::{Db, Pool};
@@ -155,6 +156,23 @@ pub struct StatsRow {
     pub total: Totals,
     /// In the last full statistics period.
     pub period: Totals,
+}
+
+/// The times of one pool.
+#[derive(Debug, Clone)]
+pub struct LatencyRow {
+    /// Client-side database.
+    pub database: String,
+    /// Server-side user.
+    pub user: String,
+    /// How long requests waited for a server; only those that had to. Since the start, as the next two.
+    pub waiting: Distribution,
+    /// How long requests were with a server.
+    pub running: Distribution,
+    /// How long transactions took.
+    pub transaction: Distribution,
+    /// All three, in the last full statistics period.
+    pub period: Distributions,
 }
 
 /// One database.
@@ -462,6 +480,18 @@ pub(crate) fn pin_totals(shared: &Shared) -> Vec<PinTotalsRow> {
         limit: number(pool.rules.load().max_pins),
         refused: pool.pins.refused.load(Relaxed),
         made: pool.pins.made().collect(),
+    };
+    let mut rows: Vec<_> = shared.registry.pools().iter().map(row).collect();
+    rows.sort_by(|a, b| (&a.database, &a.user).cmp(&(&b.database, &b.user)));
+    rows
+}
+
+/// Every pool but the console's, by database and user.
+pub(crate) fn latencies(shared: &Shared) -> Vec<LatencyRow> {
+    let row = |pool: &Arc<Pool>| {
+        let Distributions { waiting, running, transaction } = pool.latency.total();
+        let (database, user) = (pool.db.name.clone(), pool.user.name.clone());
+        LatencyRow { database, user, waiting, running, transaction, period: pool.latency.period() }
     };
     let mut rows: Vec<_> = shared.registry.pools().iter().map(row).collect();
     rows.sort_by(|a, b| (&a.database, &a.user).cmp(&(&b.database, &b.user)));

@@ -294,8 +294,10 @@ impl Session {
     pub(super) fn requests_answered(&mut self, now: u64, idle: bool) {
         let Some(link) = &mut self.link else { return };
         let counters = &self.pool.counters[self.worker.index];
+        let times = self.pool.latency.of(self.worker.index);
         if link.query_since != 0 {
             counters.query_time.add(now - link.query_since);
+            times.running.record(now - link.query_since);
             link.query_since = 0;
             if let Some(timing) = &mut self.timing {
                 timing.idles(now);
@@ -306,6 +308,7 @@ impl Session {
         }
         if link.xact_since != 0 && idle {
             counters.xact_time.add(now - link.xact_since);
+            times.transaction.record(now - link.xact_since);
             link.xact_since = 0;
             link.notified = false;
             if let Some(timing) = &mut self.timing {

@@ -37,6 +37,9 @@ impl Session {
         let waited = self.worker.now() - since;
         self.local.waited.set(waited);
         self.counters().wait_time.add(waited);
+        if waited > 0 {
+            self.pool.latency.of(self.worker.index).waiting.record(waited);
+        }
         if self.link.is_none() {
             self.local.info.since.store(0, Relaxed);
             self.local.info.set_state(ClientState::Idle);

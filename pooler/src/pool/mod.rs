@@ -42,6 +42,7 @@ use crate::config::Config;
 use crate::error::Refusal;
 use crate::events::Events;
 use crate::intern::Interner;
+use crate::latency::Latency;
 use crate::params::{ParamSet, Params};
 use crate::prepared::{Moments, Texts};
 use crate::server::{self, ConnectError, IdleServer, Server, ServerInfo, ServerState};
@@ -120,6 +121,7 @@ pub(crate) struct Pool {
     pub(crate) rules: ArcSwap<PoolRules>,
     pub(crate) shards: Box<[Shard<IdleServer, Waiter>]>,
     pub(crate) counters: Box<[Counters]>,
+    pub(crate) latency: Latency,
     pub(crate) open: Arc<Tally>,
     /// Every server connection, whoever has it.
     members: Mutex<HashMap<u64, Arc<ServerInfo>>>,
@@ -167,6 +169,7 @@ impl Pool {
             rules: ArcSwap::from_pointee(rules),
             shards: (0..workers).map(|_| Shard::default()).collect(),
             counters: (0..workers).map(|_| Counters::default()).collect(),
+            latency: Latency::new(workers),
             open: Arc::default(),
             members: Mutex::default(),
             generation: AtomicU64::new(0),
