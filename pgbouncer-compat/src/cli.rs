@@ -137,7 +137,8 @@ fn message(error: &clap::Error) -> String {
 
 const DEMO_CLIENTS: u32 = 20;
 
-fn grammar() -> Clap {
+/// The whole of it, for reading and for what is rendered from it.
+pub(crate) fn grammar() -> Clap {
     Clap::new("pgferry")
         .about("A PostgreSQL connection pooler that takes PgBouncer's place")
         .override_usage(
