@@ -22,6 +22,9 @@ _pgferry() {
             pgferry,demo)
                 cmd="pgferry__subcmd__demo"
                 ;;
+            pgferry,ping)
+                cmd="pgferry__subcmd__ping"
+                ;;
             *)
                 ;;
         esac
@@ -29,7 +32,7 @@ _pgferry() {
 
     case "${cmd}" in
         pgferry)
-            opts="-d -q -v -u -R -V -h --daemon --quiet --verbose --user --reboot --version --help check demo"
+            opts="-d -q -v -u -R -V -h --daemon --quiet --verbose --user --reboot --version --help check ping demo"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -87,6 +90,20 @@ _pgferry() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pgferry__subcmd__ping)
+            opts="-h --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 *)
                     COMPREPLY=()
                     ;;

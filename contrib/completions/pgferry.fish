@@ -32,8 +32,10 @@ complete -c pgferry -n "__fish_pgferry_needs_command" -s R -l reboot -d 'Take ov
 complete -c pgferry -n "__fish_pgferry_needs_command" -s V -l version -d 'Show the version, then exit'
 complete -c pgferry -n "__fish_pgferry_needs_command" -s h -l help -d 'Print help'
 complete -c pgferry -n "__fish_pgferry_needs_command" -a "check" -d 'Say what is wrong with a configuration file'
+complete -c pgferry -n "__fish_pgferry_needs_command" -a "ping" -d 'Ask whether a pooler answers'
 complete -c pgferry -n "__fish_pgferry_needs_command" -a "demo" -d 'Start a throw-away PostgreSQL, pgferry in front of it, and a little load'
 complete -c pgferry -n "__fish_pgferry_using_subcommand check" -s h -l help -d 'Print help'
+complete -c pgferry -n "__fish_pgferry_using_subcommand ping" -s h -l help -d 'Print help'
 complete -c pgferry -n "__fish_pgferry_using_subcommand demo" -l port -d 'Port of the pooler; without it, any free one' -r
 complete -c pgferry -n "__fish_pgferry_using_subcommand demo" -l seconds -d 'Stop after so many seconds; without it, run until stopped' -r
 complete -c pgferry -n "__fish_pgferry_using_subcommand demo" -l clients -d 'Clients that send load [default: 20]' -r
