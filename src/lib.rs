@@ -3,6 +3,7 @@
 mod configuration;
 pub mod demo;
 pub mod logging;
+pub mod ping;
 pub mod process;
 mod signals;
 

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
     match cli::parse(std::env::args_os()) {
         Ok(Command::Run(options)) => end(run(&options), options.quiet),
         Ok(Command::Check { config }) => check(&config),
+        Ok(Command::Ping { address }) => ping(&address),
         Ok(Command::Demo(options)) => end(demo::run(&options), false),
         Ok(Command::Version) => {
             println!("{VERSION}");
@@ -59,6 +60,19 @@ fn check(path: &Path) -> ExitCode {
         }
         Err(faults) => {
             println!("{faults}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn ping(address: &str) -> ExitCode {
+    match pgferry::ping::run(address) {
+        Ok(()) => {
+            println!("{address} answers");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("no answer at {address}: {error}");
             ExitCode::FAILURE
         }
     }

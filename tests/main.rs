@@ -30,6 +30,7 @@ mod notify;
 mod one_by_one;
 mod overload;
 mod peers;
+mod ping;
 mod pins;
 mod pipelines;
 mod prepared;

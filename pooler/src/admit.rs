@@ -125,7 +125,7 @@ async fn within<T>(
 enum Login {
     Session(Box<Authenticated>),
     Console(ConsoleClient),
-    /// It was not a login: a cancel request.
+    /// It was not a login: a cancel request, or nothing at all.
     Done,
 }
 
@@ -174,13 +174,17 @@ impl Arrival {
         self.log_in_to_database(&config, &startup).await.map(|a| Login::Session(Box::new(a)))
     }
 
-    /// Reads up to the start-up packet; `None` if it was a cancel request, which is dealt with.
+    /// Reads up to the start-up packet; `None` if it was a cancel request, which is dealt with, or if the client has left:
+    /// it has only looked whether somebody listens, and leaves no line in the log, as with PgBouncer.
     async fn read_startup(&mut self) -> Result<Option<Startup>, Denied> {
         loop {
             let parsed = startup::parse(self.conversation.input(), MAX_STARTUP);
             let (packet, used) = match parsed {
                 Ok(Parsed::Incomplete { .. }) => {
-                    self.conversation.read_more().await?;
+                    match self.conversation.read_more().await.map_err(Denied::from) {
+                        Err(Denied::Silent) => return Ok(None),
+                        read => read?,
+                    }
                     continue;
                 }
                 Ok(Parsed::Complete { packet, used }) => (packet, used),
