@@ -14,7 +14,7 @@ use std::sync::Arc;
 use admin::AdminConsole;
 use pgbouncer_compat::Loaded;
 use pooler::control::Control;
-use pooler::{ListenError, Running};
+use pooler::{Ended, Inheritance, ListenError, Running};
 
 use configuration::Source;
 use logging::Log;
@@ -46,15 +46,23 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 impl App {
-    /// Builds everything from a configuration that was read from `path`, and binds its sockets.
+    /// Builds everything from a configuration that was read from `path`, and binds its sockets, as far as another
+    /// process has not given them.
     ///
     /// # Errors
     /// Sockets or threads are not to be had.
-    pub fn build(loaded: Loaded, path: &Path, log: Arc<Log>) -> Result<App, StartError> {
-        let listeners = pooler::bind(&loaded.config.listen).map_err(StartError::Listen)?;
+    pub fn build(
+        loaded: Loaded,
+        path: &Path,
+        log: Arc<Log>,
+        mut inheritance: Option<Inheritance>,
+    ) -> Result<App, StartError> {
+        let listeners =
+            pooler::bind(&loaded.config.listen, inheritance.as_mut()).map_err(StartError::Listen)?;
         let source = Arc::new(Source::new(path, loaded.settings, log));
         let console = Arc::new(AdminConsole::new(source.clone()));
-        let running = pooler::start(loaded.config, listeners, console).map_err(StartError::Thread)?;
+        let running =
+            pooler::start(loaded.config, listeners, console, inheritance).map_err(StartError::Thread)?;
         Ok(App { running, source })
     }
 
@@ -64,10 +72,11 @@ impl App {
     }
 
     /// Serves until it is told to stop, by the console or by a signal.
-    pub async fn run(self) {
+    pub async fn run(self) -> Ended {
         let control = self.running.control();
         let signals = tokio::spawn(signals::obey(control, self.source));
-        self.running.serve().await;
+        let ended = self.running.serve().await;
         signals.abort();
+        ended
     }
 }

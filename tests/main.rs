@@ -36,6 +36,7 @@ mod pipelines;
 mod prepared;
 #[allow(dead_code)]
 mod probe;
+mod restart;
 mod settings_follow;
 mod simple;
 mod state;

@@ -22,6 +22,7 @@ use crate::clients::{CancelKey, NewClient};
 use crate::config::{Config, Database, SessionState};
 use crate::console::{Rights, is_console};
 use crate::error::Refusal;
+use crate::handover::Whence;
 use crate::lifecycle::Phase;
 use crate::listen::Accepted;
 use crate::net::{Conversation, Peer};
@@ -196,7 +197,7 @@ impl Arrival {
                 StartupPacket::Ssl | StartupPacket::GssEnc => self.conversation.send(b"N").await?,
                 StartupPacket::Cancel(cancel) => {
                     if let Some(key) = CancelKey::from_request(cancel.pid, &cancel.secret) {
-                        cancel::request(&self.worker.shared, key).await;
+                        cancel::request(&self.worker.shared, key, Whence::Client).await;
                     }
                     return Ok(None);
                 }
@@ -281,9 +282,8 @@ impl Arrival {
         let params = client.pool.params.intern(values, false);
         let beginning = client.params.beginning(&shared.tracked).into();
         let settings = client.pool.settings.intern(Settings::new(client.params.untracked));
-        let info = shared.clients.add(NewClient {
+        let new = NewClient {
             id: self.id,
-            peer_id: config.peer_id,
             worker: self.worker.index,
             pool: client.pool.clone(),
             login: client.login,
@@ -292,7 +292,8 @@ impl Arrival {
             replication: client.replication,
             connected: self.since,
             params: params.clone(),
-        });
+        };
+        let info = shared.clients.add(new, config.peer_id);
         let mut out = Vec::with_capacity(512);
         write_welcome(&mut out, &welcome, &params, &self.worker);
         message::backend_key_data(&mut out, info.key.pid, &info.key.secret);

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::clients::CancelKey;
 use crate::config::Host;
 use crate::events::report;
+use crate::handover::Whence;
 use crate::net::{Peer, Stream};
 use crate::peers;
 use crate::pool::Pool;
@@ -134,14 +135,15 @@ pub(crate) const REASON: &str = "cancel request";
 /// Why a server is closed that a cancel request may still be on its way to.
 pub(crate) const UNCONFIRMED: &str = "cancel request not confirmed by the server";
 
-/// Passes a `CancelRequest` on to the worker of its client, or to the peer whose client it is, and waits until it was
-/// dealt with.
-pub(crate) async fn request(shared: &Shared, key: CancelKey) {
+/// Passes a `CancelRequest` on to the worker of its client, or to the process or the peer whose client it is, and waits
+/// until it was dealt with.
+pub(crate) async fn request(shared: &Shared, key: CancelKey, whence: Whence) {
     let own = shared.config.load().peer_id;
     let is_home = key.peer() == own;
     let known = shared.clients.by_key(if own != 0 && is_home { key.with_all_hops() } else { key });
     let Some(client) = known else {
-        if own != 0 && !is_home {
+        shared.handover.pass_on(key, whence).await;
+        if own != 0 && !is_home && whence == Whence::Client {
             peers::forward(shared, key).await;
         }
         return;

@@ -28,6 +28,7 @@ mod consoles;
 pub mod control;
 mod error;
 mod events;
+mod handover;
 mod intern;
 pub mod latency;
 mod lifecycle;
@@ -50,7 +51,8 @@ mod unsent;
 mod vacate;
 mod worker;
 
+pub use handover::Inheritance;
 pub use lifecycle::Phase;
 pub use listen::{ListenError, Listener, bind};
 pub use net::Peer;
-pub use running::{Running, start};
+pub use running::{Ended, Running, start};

@@ -141,6 +141,15 @@ impl Pins {
         (Pins::UNKNOWN, "unknown"),
     ];
 
+    /// To be taken along to another process.
+    pub(crate) fn bits(self) -> u16 {
+        self.0
+    }
+
+    pub(crate) fn from_bits(bits: u16) -> Pins {
+        Pins(bits)
+    }
+
     pub(crate) fn is_empty(self) -> bool {
         self.0 == 0
     }

@@ -76,6 +76,27 @@ impl Link {
             && !self.server.machine.is_overrun()
     }
 
+    /// Nothing is under way either way, outside a transaction, and it is known what its session has.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let busy = self.setting
+            || self.bringing
+            || self.audit.is_some()
+            || self.ran
+            || self.trust.is_some()
+            || self.native.is_some()
+            || self.brought
+            || self.notified
+            || self.stalled
+            || self.fatal
+            || self.deaf
+            || self.settling
+            || self.xact_since != 0
+            || self.query_since != 0;
+        let server = &self.server;
+        let idle = server.machine.idle().is_some() && server.is_between_messages();
+        !busy && idle && self.unsent.is_empty() && !server.statements.again.is_pending()
+    }
+
     /// Requests of the client's are being answered, and will be before the server has got more.
     pub(super) fn awaits_answer(&self) -> bool {
         let machine = &self.server.machine;

@@ -143,6 +143,9 @@ impl Session {
         if self.unsent.flush(cx, &mut self.stream).is_err() {
             return Poll::Ready(End::Gone);
         }
+        if self.local.travels.get() && self.may_travel() {
+            return Poll::Ready(End::Travels); // it waits for a server of the other process
+        }
         while self.input.len() < READ_AHEAD {
             let mut buffer = self.worker.buffer.borrow_mut();
             match self.watch.poll_read(&mut self.stream, cx, &mut buffer[..READ_AHEAD]) {

@@ -439,6 +439,11 @@ impl Pool {
         Some(permit)
     }
 
+    /// A place for a connection that is there already, with its client from another process: over the limits, if need be.
+    pub(crate) fn admit_anyway(&self) -> Permit {
+        self.shared.census.admit_anyway([&self.open, &self.db.servers, &self.user.servers])
+    }
+
     /// A place for a connection that serves the whole database: it counts in `tally` and not in the pool.
     pub(crate) fn admit_aside(&self, tally: &Arc<Tally>) -> Option<Permit> {
         let rules = self.rules.load();
@@ -670,6 +675,11 @@ impl Pool {
         if self.shared.config.load().log.connections {
             info!(peer = %info.peer(self), "new connection to server (from {})", info.local);
         }
+        lock(&self.members).insert(info.id, info.clone());
+    }
+
+    /// The same for one that comes from another process.
+    pub(crate) fn member_arrived(&self, info: &Arc<ServerInfo>) {
         lock(&self.members).insert(info.id, info.clone());
     }
 
