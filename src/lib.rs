@@ -1,5 +1,6 @@
 //! The composition root: the only place where the crates meet.
 
+pub mod against;
 mod configuration;
 pub mod demo;
 pub mod logging;

@@ -28,6 +28,7 @@ mod memory;
 mod modes;
 mod notify;
 mod one_by_one;
+mod options;
 mod overload;
 mod peers;
 mod ping;
@@ -36,6 +37,7 @@ mod pipelines;
 mod prepared;
 #[allow(dead_code)]
 mod probe;
+mod reloads;
 mod restart;
 mod settings_follow;
 mod simple;

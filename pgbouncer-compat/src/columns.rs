@@ -282,6 +282,10 @@ const DATABASES: &[Column] = &[
     int4("disabled"),
 ];
 
+/// `RELOAD_PLAN`: what a reload would change. Not PgBouncer's.
+pub const RELOAD_PLAN: &[Column] =
+    &[text("kind"), text("name"), text("key"), text("old"), text("new"), text("effect")];
+
 const DNS_HOSTS: &[Column] = &[text("hostname"), int8("ttl"), text("addrs")];
 
 const DNS_ZONES: &[Column] = &[text("zonename"), int8("serial"), int4("count")];

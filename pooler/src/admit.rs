@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use protocol::auth::AuthRequest;
-use protocol::error_fields::Severity;
+use protocol::error_fields::{ErrorMessage, Severity};
 use protocol::message::{self, TxStatus};
 use protocol::params::Values;
 use protocol::startup::{self, Parsed, Replication, Startup, StartupPacket};
@@ -136,7 +136,7 @@ struct Authenticated {
     login: Arc<User>,
     params: ClientParams,
     replication: Replication,
-    counted: [Counting; 2],
+    counted: [Counting; 3],
 }
 
 /// Whether session state follows clients of this database and login.
@@ -235,10 +235,11 @@ impl Arrival {
             return Err(Refusal::fatal("pooler is shutting down").into());
         }
         let login = shared.registry.user(startup.user());
-        let counted = [login.clients.count().0, db.clients.count().0];
+        let [of_login, of_db] = [login.clients.count().0, db.clients.count().0];
         // Others may have logged in meanwhile; this login is counted by now.
         within_client_limits(config, &login, Some(&db), 0)?;
         let pool = shared.registry.pool(&shared, &db, startup.user());
+        let counted = [of_login, of_db, pool.clients.count().0];
         if let Some(keys) = keys
             && db.spec.load().user.is_none()
         {
@@ -297,6 +298,7 @@ impl Arrival {
         let mut out = Vec::with_capacity(512);
         write_welcome(&mut out, &welcome, &params, &self.worker);
         message::backend_key_data(&mut out, info.key.pid, &info.key.secret);
+        put_login_notice(&mut out, &config);
         message::ready_for_query(&mut out, TxStatus::Idle);
         if self.conversation.send(&out).await.is_err() {
             shared.clients.remove(info.key);
@@ -411,6 +413,13 @@ fn within_client_limits(
             .because("max_db_client_connections"));
     }
     Ok(())
+}
+
+/// What the configuration has to say to everybody.
+fn put_login_notice(out: &mut Vec<u8>, config: &Config) {
+    if let Some(text) = &config.params.login_notice {
+        ErrorMessage::notice(text.clone()).encode_notice(out);
+    }
 }
 
 fn write_welcome(out: &mut Vec<u8>, welcome: &Welcome, params: &ParamSet, worker: &Worker) {

@@ -117,7 +117,7 @@ pub(crate) struct Session {
     farewell: Option<Pin<Box<Sleep>>>,
     /// Start-up parameters for the server, of a replication client.
     replication: Option<Vec<(String, String)>>,
-    _counted: (Counting, [Counting; 2]),
+    _counted: (Counting, [Counting; 3]),
     _leave: Leave,
 }
 
@@ -132,7 +132,7 @@ pub(crate) struct Admitted {
     pub(crate) settings: Arc<Settings>,
     pub(crate) beginning: Box<[(String, String)]>,
     pub(crate) replication: Option<Vec<(String, String)>>,
-    pub(crate) counted: (Counting, [Counting; 2]),
+    pub(crate) counted: (Counting, [Counting; 3]),
     pub(crate) leave: Leave,
 }
 
@@ -249,6 +249,10 @@ impl Session {
         let turn = self.turn(cx);
         self.count_kept();
         match turn {
+            Ok(None) if self.local.outdated.get() && self.must_part() => {
+                let refusal = Refusal::fatal("database configuration changed");
+                Poll::Ready(Step::End(End::Refused(refusal)))
+            }
             Ok(None) => {
                 if self.local.travels.get() && self.may_travel() {
                     return Poll::Ready(Step::End(End::Travels));
@@ -340,6 +344,19 @@ impl Session {
     fn shares_servers(&mut self) -> bool {
         // While the pooler shuts down, session-mode servers are given up between transactions as well.
         self.mode() != PoolMode::Session
+    }
+
+    /// Its server is to be closed, and this client has it for its whole session: it can only be disconnected. That waits
+    /// for the end of a transaction, which replication does not know.
+    fn must_part(&mut self) -> bool {
+        let replicates = self.local.info.replication != Replication::Off;
+        let parts = replicates || (self.mode() == PoolMode::Session && self.rules.now().server.fast_close);
+        let generation = self.pool.generation();
+        let link = self.link.as_ref().filter(|link| parts && link.server.info.generation != generation);
+        self.local.outdated.set(link.is_some());
+        link.is_some_and(|link| {
+            replicates || (link.unsent.is_empty() && link.server.machine.idle().is_some())
+        })
     }
 
     fn refuses_new_work(&self) -> bool {

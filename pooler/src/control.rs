@@ -11,10 +11,11 @@ use crate::config::Config;
 use crate::error::Refusal;
 use crate::lifecycle::Phase;
 use crate::pool::{Db, Pool, PoolRules};
+use crate::reload::{self, Effect, Plan};
 use crate::shared::Shared;
 use crate::snapshot::{
-    self, Counts, DatabaseRow, EventsRow, LatencyRow, PeerRow, PinRow, PinTotalsRow, PoolRow, SocketRow,
-    StatsRow, UserRow,
+    self, Counts, DatabaseRow, DnsHostRow, EventsRow, LatencyRow, PeerRow, PinRow, PinTotalsRow, PoolRow,
+    SocketRow, StatsRow, UserRow,
 };
 use crate::state::Defined;
 use crate::worker::Order;
@@ -139,6 +140,11 @@ impl Control {
         snapshot::peers(&self.shared)
     }
 
+    /// Every name of a server that was looked up, in order.
+    pub fn dns_hosts(&self) -> Vec<DnsHostRow> {
+        self.shared.dns_hosts()
+    }
+
     /// How many there are of what.
     pub fn counts(&self) -> Counts {
         snapshot::counts(&self.shared)
@@ -237,46 +243,55 @@ impl Control {
         self.shared.advance(phase);
     }
 
-    /// Puts a new configuration into effect. What is fixed at start keeps its value.
-    pub fn reload(&self, mut config: Config) {
+    /// What [`Control::reload`] of this configuration would do.
+    pub fn plan(&self, config: &Config) -> Plan {
+        reload::plan(&self.shared.config.load(), config)
+    }
+
+    /// Puts a new configuration into effect, as planned. What is fixed at start keeps its value.
+    pub fn reload(&self, mut config: Config) -> Plan {
         let old = self.shared.config.load_full();
         config.listen = old.listen.clone();
         config.workers = old.workers;
         config.params.track_extra = old.params.track_extra.clone();
+        config.params.refuse_simple_query = old.params.refuse_simple_query;
+        let plan = reload::plan(&old, &config);
         let config = Arc::new(config);
         self.shared.config.store(config.clone());
         self.shared.peers.reload(&config);
         for db in self.shared.registry.databases() {
-            self.reload_database(&config, &db);
+            let listed = [&old, &config].iter().any(|config| config.databases.contains_key(&db.name));
+            let effect = plan.effect_on(if listed { &db.name } else { "*" });
+            self.reload_database(&config, &db, effect);
         }
         (0..self.shared.worker_count()).for_each(|worker| self.shared.order(worker, Order::Reloaded));
+        plan
     }
 
-    fn reload_database(&self, config: &Config, db: &Arc<Db>) {
+    fn reload_database(&self, config: &Config, db: &Arc<Db>, effect: Option<Effect>) {
         let spec = config.databases.get(&db.name).or(config.fallback.as_ref());
         let Some(spec) = spec else {
             info!("dropping database '{}' as it does not exist anymore or inactive auto-database", db.name);
             db.pools().iter().for_each(|pool| self.end_pool(pool, "database removed"));
             return self.shared.registry.remove_database(&db.name);
         };
-        let old = db.spec.swap(spec.clone());
-        let moved = old.hosts != spec.hosts
-            || old.port != spec.port
-            || old.dbname != spec.dbname
-            || old.user != spec.user
-            || old.connect_query != spec.connect_query
-            || old.load_balance != spec.load_balance
-            || old.startup != spec.startup;
-        if moved {
+        db.spec.store(spec.clone());
+        let renewed = effect == Some(Effect::Renewed);
+        if renewed {
             db.functions.forget(Defined::ANYTHING, []); // it may be another database now
         }
         for pool in db.pools() {
             let rules = PoolRules::new(config, spec, config.users.get(&pool.user.name));
-            pool.rules.store(Arc::new(rules));
-            if moved {
+            let same = **pool.rules.load() == rules;
+            if !same {
+                pool.rules.store(Arc::new(rules));
+            }
+            if renewed {
                 pool.renew("database configuration changed");
             }
-            self.pump(&pool);
+            if renewed || !same {
+                self.pump(&pool);
+            }
         }
     }
 

@@ -21,6 +21,7 @@ use crate::error::Refusal;
 use crate::events::Events;
 use crate::handover::Handover;
 use crate::lifecycle::Phase;
+use crate::names::Names;
 use crate::peers::Peers;
 use crate::pool::{Census, Hosts, Registry, Tally};
 use crate::secrets::Secrets;
@@ -69,6 +70,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) census: Arc<Census>,
     pub(crate) hosts: Hosts,
+    pub(crate) names: Names,
     pub(crate) clients: Clients,
     /// Of connections that have not come to a pool.
     pub(crate) events: Events,
@@ -107,6 +109,7 @@ impl Shared {
             registry: Registry::default(),
             census: Arc::default(),
             hosts: Hosts::default(),
+            names: Names::default(),
             clients: Clients::default(),
             events: Events::default(),
             salvaging: Arc::default(),
@@ -179,6 +182,23 @@ impl Shared {
                 );
                 db.pools().iter().for_each(|pool| self.registry.remove_pool(pool));
                 self.registry.remove_database(&db.name);
+            }
+        }
+    }
+
+    /// Drops pools that have had no connection for long.
+    pub(crate) fn forget_unused_pools(&self, now: u64) {
+        let Some(limit) = self.config.load().timeouts.pool_idle else { return };
+        for pool in self.registry.pools() {
+            let Some(since) = pool.unused_since(now) else { continue };
+            let idle = now.saturating_sub(since);
+            if idle >= limit.as_micros() as u64 && self.registry.forget_pool(&pool, since) {
+                tracing::info!(
+                    "cleaning up idle pool for user {} on db {} because: pool idle timeout (age={}s)",
+                    pool.user.name,
+                    pool.db.name,
+                    idle / 1_000_000
+                );
             }
         }
     }

@@ -235,6 +235,17 @@ pub struct UserRow {
     pub current_client_connections: usize,
 }
 
+/// A name that was looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsHostRow {
+    /// The name.
+    pub hostname: String,
+    /// For how long the answer still counts, in seconds.
+    pub ttl: u64,
+    /// The addresses as `ip:0`, separated by commas; empty where the look-up failed.
+    pub addrs: String,
+}
+
 /// One peer.
 #[derive(Debug, Clone)]
 pub struct PeerRow {

@@ -58,6 +58,8 @@ pub(crate) enum Order {
     PhaseChanged,
     /// There is a new configuration.
     Reloaded,
+    /// The servers that this pool has had are to be closed.
+    Renewed(Arc<Pool>),
 }
 
 /// The way to a worker from other threads.
@@ -105,6 +107,8 @@ pub(crate) struct Local {
     pub(crate) long_wait: Cell<bool>,
     /// The wait was cancelled when a server had been granted already.
     pub(crate) cancelled_late: Cell<bool>,
+    /// Its server is to be closed.
+    pub(crate) outdated: Cell<bool>,
     /// A request of the client's is being answered.
     pub(crate) busy: Cell<bool>,
     /// A request of the pooler's own stands in front of it.
@@ -140,6 +144,7 @@ impl Local {
             request: Cell::default(),
             long_wait: Cell::default(),
             cancelled_late: Cell::default(),
+            outdated: Cell::default(),
             busy: Cell::default(),
             preparing: Cell::default(),
             travels: Cell::default(),
@@ -173,6 +178,15 @@ impl Local {
     /// It neither has a server nor waits for one.
     fn is_idle(&self) -> bool {
         self.info.state() == ClientState::Idle
+    }
+
+    /// Has it look whether it has to part from its server.
+    fn note_outdated(&self) {
+        let old = |server: &Arc<ServerInfo>| server.generation != self.info.pool.generation();
+        if self.server.borrow().as_ref().is_some_and(old) {
+            self.outdated.set(true);
+            self.wake();
+        }
     }
 
     /// No request of the pooler's own stands in front of the client's any more.
@@ -275,6 +289,7 @@ impl Worker {
         self.alarms.sweep(&self.sessions.borrow());
         if self.index == 0 {
             self.shared.forget_unused_databases(now);
+            self.shared.forget_unused_pools(now);
             self.shared.keep_buffer_limit();
             if self.ticks.replace((self.ticks.get() + 1) % SWEEP) == 0 {
                 self.shared.forget_unused_values();
@@ -360,7 +375,13 @@ impl Worker {
                 for local in sessions.values().filter(|local| local.server.borrow().is_some()) {
                     local.alarm.ring();
                     local.wake();
+                    local.note_outdated();
                 }
+            }
+            Order::Renewed(pool) => {
+                let sessions = self.sessions.borrow();
+                let clients = sessions.values().filter(|local| Arc::ptr_eq(&local.info.pool, &pool));
+                clients.for_each(|local| local.note_outdated());
             }
         }
     }

@@ -31,6 +31,7 @@ pub(crate) fn answer(item: Show, control: &Control, configuration: &dyn Configur
         Show::Prepared => pools::prepared(&mut table, control),
         Show::Databases => pools::databases(&mut table, control),
         Show::Users => pools::users(&mut table, control),
+        Show::DnsHosts => connections::dns_hosts(&mut table, control),
         Show::Peers => pools::peers(&mut table, control),
         Show::PeerPools => pools::peer_pools(&mut table, control),
         Show::Latency => latency::latency(&mut table, control),
@@ -39,7 +40,7 @@ pub(crate) fn answer(item: Show, control: &Control, configuration: &dyn Configur
         Show::StatsTotals => stats::stats_totals(&mut table, control),
         Show::StatsAverages => stats::stats_averages(&mut table, control),
         Show::Totals => stats::totals(&mut table, control),
-        Show::ActiveSockets | Show::DnsHosts | Show::DnsZones | Show::Fds | Show::Mem | Show::Sockets => {
+        Show::ActiveSockets | Show::DnsZones | Show::Fds | Show::Mem | Show::Sockets => {
             return Err(not_implemented(&format!("SHOW {}", name(item))));
         }
     }

@@ -12,7 +12,7 @@ use pooler::config::{Config, Database, Userlist};
 
 use crate::finding::{Faults, Finding, Place, Report, did_you_mean};
 use crate::ini::{self, Item, ReadFile};
-use crate::settings::{SETTINGS, SetError, Setting, Status, Values};
+use crate::settings::{Change, SETTINGS, SetError, Setting, Status, Values};
 use crate::{databases, limits, peers, userlist, users};
 
 /// A configuration that can be used.
@@ -26,6 +26,8 @@ pub struct Loaded {
     pub settings: Values,
     /// What is accepted and probably not meant.
     pub warnings: Vec<Finding>,
+    /// Settings that differ from those in effect. Those that are fixed at the start have kept their values above.
+    pub changes: Vec<Change>,
 }
 
 /// Settings of the process rather than the pooler.
@@ -56,12 +58,29 @@ pub fn load(path: &Path) -> Result<Loaded, Faults> {
 /// # Errors
 /// Every fault of every file.
 pub fn load_from(path: &Path, read_file: &dyn Fn(&Path) -> io::Result<Vec<u8>>) -> Result<Loaded, Faults> {
+    load_over(path, None, read_file)
+}
+
+/// As [`load`], for a process in which these settings are in effect.
+///
+/// # Errors
+/// Every fault of every file.
+pub fn reload(path: &Path, running: &Values) -> Result<Loaded, Faults> {
+    load_over(path, Some(running), &|path| std::fs::read(path))
+}
+
+fn load_over(
+    path: &Path,
+    running: Option<&Values>,
+    read_file: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
+) -> Result<Loaded, Faults> {
     let mut report = Report::default();
-    let draft = Draft::read(path, read_file, &mut report);
+    let mut draft = Draft::read(path, read_file, &mut report);
+    let changes = running.map(|running| draft.settings.keep_fixed(running)).unwrap_or_default();
     let loaded = draft.resolve(path, read_file, &mut report);
     if report.faults.is_empty() {
         report.warnings.sort_by(|a, b| a.place.cmp(&b.place));
-        return Ok(Loaded { warnings: report.warnings, ..loaded });
+        return Ok(Loaded { warnings: report.warnings, changes, ..loaded });
     }
     report.faults.sort_by(|a, b| a.place.cmp(&b.place));
     Err(Faults(report.faults))
@@ -242,6 +261,7 @@ impl Draft {
             program: effective::program(&settings, path),
             settings,
             warnings: Vec::new(),
+            changes: Vec::new(),
         }
     }
 }

@@ -134,7 +134,7 @@ early = 1
 max_client_con = 1
 max_client_conn = ten
 pool_mode = pool
-server_fast_close = 1
+resolv_conf = /etc/other
 auth_type = hba
 auth_user = lookup
 listen_port
@@ -173,7 +173,7 @@ v = pool_mode
          expected a whole number from 0 to 2147483647",
         "invalid value \"pool\" for parameter pool_mode in configuration (a.ini:5): \
          expected one of session, transaction, statement",
-        "server_fast_close = 1 is not implemented in this version (a.ini:6): leave server_fast_close out, or set it to 0",
+        "resolv_conf = /etc/other is not implemented in this version (a.ini:6): leave resolv_conf out",
         "auth_type = hba is not implemented in this version (a.ini:7): \
          it can be one of any, trust, plain, md5, scram-sha-256",
         "auth_user = lookup is not implemented in this version (a.ini:8): leave auth_user out",
@@ -582,6 +582,25 @@ fn keys_of_users() {
         faults(&format!("[pgbouncer]\n[users]\n{name} =")),
         [format!("too long user name: {name} (a.ini:3): at most 127 bytes")]
     );
+}
+
+/// Every key that PgBouncer has in these sections, and a value of it; the rest is for another version.
+#[test]
+fn every_key_of_pgbouncer() {
+    let databases = "dbname=d host=h port=1 user=u password=p pool_size=1 min_pool_size=1 reserve_pool_size=1 \
+        reserve_pool=1 pool_mode=session query_wait_timeout=1 load_balance_hosts=disable max_db_connections=1 \
+        max_db_client_connections=1 server_lifetime=1 connect_query='select 1' client_encoding=utf8 datestyle=iso \
+        timezone=utc application_name=a";
+    let users = "pool_mode=session pool_size=1 reserve_pool_size=1 max_user_connections=1 \
+        max_user_client_connections=1 query_timeout=1 query_wait_timeout=1 idle_transaction_timeout=1 \
+        transaction_timeout=1 client_idle_timeout=1";
+    let text =
+        format!("[databases]\nd = {databases}\n[users]\nu = {users}\n[pgbouncer]\nauth_file = users\n");
+    assert_eq!(warnings(&loaded(&text)), [""; 0]);
+    for later in ["auth_user=x", "auth_query='select 1, 2'", "auth_dbname=x"] {
+        let faults = faults(&format!("[databases]\nd = host=h {later}\n[pgbouncer]\nauth_file = users\n"));
+        assert!(faults[0].contains("is not implemented in this version"), "{faults:?}");
+    }
 }
 
 proptest! {

@@ -83,6 +83,11 @@ impl Setting {
         position(name).map(|i| &SETTINGS[i])
     }
 
+    /// Its value may hold a password, and is not for the log.
+    fn is_secret(&self) -> bool {
+        self.name == "auth_ldap_options" || self.name.ends_with("_token")
+    }
+
     /// What `SHOW CONFIG` says in its last column.
     pub fn changeable(&self) -> bool {
         self.applies != Applies::Start
@@ -172,6 +177,19 @@ pub struct Values {
     values: Vec<(Value, Option<Place>)>,
 }
 
+/// A setting that has another value in the files than in effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The setting.
+    pub name: &'static str,
+    /// The value in effect, as `SHOW CONFIG` renders it; `None` is NULL.
+    pub old: Option<String>,
+    /// The value in the files.
+    pub new: Option<String>,
+    /// When that takes effect.
+    pub applies: Applies,
+}
+
 /// Why a setting was not changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SetError {
@@ -238,17 +256,26 @@ impl Values {
         lost
     }
 
-    /// Takes over from `running` what a reload leaves alone. Returns the settings whose change waits for the next
-    /// start.
-    pub fn keep_fixed(&mut self, running: &Values) -> Vec<&'static str> {
-        let mut waiting = Vec::new();
+    /// Takes over from `running` what a reload leaves alone. Returns every difference.
+    pub(crate) fn keep_fixed(&mut self, running: &Values) -> Vec<Change> {
+        let mut changes = Vec::new();
         for (i, setting) in SETTINGS.iter().enumerate() {
-            if setting.applies != Applies::Reload && self.values[i].0 != running.values[i].0 {
-                self.values[i] = running.values[i].clone();
-                waiting.push(setting.name);
+            let (old, new) = (&running.values[i], &mut self.values[i]);
+            // Where the file does not name the next one, this is only the name under which it was read.
+            let meant = setting.name != "conffile" || new.1.is_some();
+            if old.0 != new.0 && meant {
+                let applies = setting.applies;
+                let [was, is] = [&old.0, &new.0].map(|value| match value.show() {
+                    Some(_) if setting.is_secret() => Some("(secret)".to_owned()),
+                    shown => shown,
+                });
+                changes.push(Change { name: setting.name, old: was, new: is, applies });
+                if applies != Applies::Reload {
+                    *new = old.clone();
+                }
             }
         }
-        waiting
+        changes
     }
 
     /// The rows of `SHOW CONFIG`.

@@ -32,6 +32,8 @@ pub struct Config {
     pub auth: Auth,
     /// Limits for the whole process.
     pub limits: Limits,
+    /// For how long addresses of servers are kept.
+    pub dns: DnsRules,
     /// Process-wide timeouts.
     pub timeouts: Timeouts,
     /// How long requests and transactions may take where neither database nor user says otherwise.
@@ -162,6 +164,17 @@ pub struct StartupParams {
     pub application_name_add_host: bool,
     /// Refuse simple queries (`disable_pqexec`).
     pub refuse_simple_query: bool,
+    /// A notice to every client that logs in (`login_notify_message`).
+    pub login_notice: Option<String>,
+}
+
+/// For how long an answer of the system's resolver counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DnsRules {
+    /// One that has addresses.
+    pub max_ttl: std::time::Duration,
+    /// One that has none.
+    pub nxdomain_ttl: std::time::Duration,
 }
 
 /// Socket options; zero or `None` leaves the kernel's default.

@@ -123,6 +123,9 @@ pub(crate) struct Pool {
     pub(crate) counters: Box<[Counters]>,
     pub(crate) latency: Latency,
     pub(crate) open: Arc<Tally>,
+    pub(crate) clients: Arc<Tally>,
+    /// When it was last seen with a connection, in microseconds.
+    last_used: AtomicU64,
     /// Every server connection, whoever has it.
     members: Mutex<HashMap<u64, Arc<ServerInfo>>>,
     /// Servers opened under an older number are closed instead of being used again.
@@ -171,6 +174,8 @@ impl Pool {
             counters: (0..workers).map(|_| Counters::default()).collect(),
             latency: Latency::new(workers),
             open: Arc::default(),
+            clients: Arc::default(),
+            last_used: AtomicU64::new(shared.clock.micros()),
             members: Mutex::default(),
             generation: AtomicU64::new(0),
             held: AtomicBool::new(false),
@@ -552,10 +557,11 @@ impl Pool {
     }
 
     /// Closes every server as soon as it is free, and forgets what servers said at their login.
-    pub(crate) fn renew(&self, reason: &'static str) {
+    pub(crate) fn renew(self: &Arc<Self>, reason: &'static str) {
         self.generation.fetch_add(1, Relaxed);
         self.close_idle(reason);
         self.db.hub.look();
+        (0..self.shards.len()).for_each(|worker| self.shared.order(worker, Order::Renewed(self.clone())));
     }
 
     /// All pools of the server to which this one connects.

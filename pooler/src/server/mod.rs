@@ -3,6 +3,7 @@
 mod connect;
 mod own;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -15,7 +16,7 @@ use protocol::session::{Invented, Origin, Route, ServerMachine, Violation};
 use sql::Effects;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-pub(crate) use connect::{ConnectError, connect, dial};
+pub(crate) use connect::{ConnectError, connect, dial, unreachable};
 pub(crate) use own::{OwnError, check, drain, reset, run, send};
 
 use crate::config::{Host, PoolMode};
@@ -112,6 +113,13 @@ impl ServerInfo {
 
     pub(crate) fn text(&self) -> Vec<u8> {
         self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It was reached by this name at one of these addresses, whatever the port.
+    pub(crate) fn is_at(&self, name: &str, addresses: &[SocketAddr]) -> bool {
+        let Peer::Tcp(remote) = self.remote else { return false };
+        matches!(&self.host, Host::Tcp(host) if host == name)
+            && addresses.iter().any(|address| address.ip() == remote.ip())
     }
 
     /// How the log names it.
