@@ -43,6 +43,19 @@ fn database(text: &str) -> Database {
     (*loaded.config.databases["db"]).clone()
 }
 
+/// What the packages install.
+#[test]
+fn the_shipped_configuration_has_no_fault() {
+    let ini = include_str!("../../../contrib/etc/pgferry.ini");
+    let users = ("/etc/pgferry/userlist.txt", include_str!("../../../contrib/etc/userlist.txt"));
+    let commented = load_files(&[("pgferry.ini", ini), users]).unwrap();
+    assert_eq!(warnings(&commented), [""; 0]);
+    // Nor have its examples, which stand behind one semicolon and a blank.
+    let examples = load_files(&[("pgferry.ini", &ini.replace("\n; ", "\n")), users]).unwrap();
+    assert_eq!(warnings(&examples), [""; 0]);
+    assert!(examples.config.fallback.is_some() && examples.program.logfile.is_some());
+}
+
 #[test]
 fn a_configuration_of_debian() {
     let users = ("/etc/pgbouncer/userlist.txt", "\"user2\" \"md5aaaa\"\n");
