@@ -352,7 +352,8 @@ impl Session {
         }
         let mut front = self.worker.front.borrow_mut();
         front.clear();
-        let meaning = meaning(&self.settings, &self.params, server);
+        let meaning = meaning(&self.settings, &self.params, link);
+        let server = &mut *link.server;
         let moments = &self.pool.moments;
         let moment = if tag == b'P' { moments.of_parse(self.worker.now()) } else { moments.latest() };
         let mut exchange = Exchange {
