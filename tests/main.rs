@@ -30,6 +30,7 @@ mod notify;
 mod one_by_one;
 mod options;
 mod overload;
+mod parity;
 mod peers;
 mod ping;
 mod pins;
