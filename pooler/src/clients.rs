@@ -185,12 +185,15 @@ impl Clients {
                 pin: Mutex::default(),
             });
             entry.insert(info.clone());
+            info.pool.logged_in.fetch_add(1, Relaxed);
             return info;
         }
     }
 
     pub(crate) fn remove(&self, key: CancelKey) {
-        self.by_key.remove(&key);
+        if let Some((_, info)) = self.by_key.remove(&key) {
+            info.pool.logged_in.fetch_sub(1, Relaxed);
+        }
     }
 
     pub(crate) fn by_key(&self, key: CancelKey) -> Option<Arc<ClientInfo>> {
