@@ -273,10 +273,44 @@ function drawTable(id, rows) {
 function drawPins(pins) {
   drawTable("pins", pins.rows.map((row) => el("tr", {}, clientName(row), cell("Pool", poolName(row)),
     cell("For", time(row.age_us), "n"), cell("Because of", row.reasons),
-    cell("Statement that began it", el("code", {}, row.statement), "wide"))));
+    statement("Statement that began it", row.statement))));
   const more = pins.all - pins.rows.length;
   $("pins").querySelector(".hint").textContent = "Clients that keep their server between transactions" +
     (more > 0 ? `; the ${pins.rows.length} of ${pins.all} that have for longest.` : ".");
+}
+
+function statement(label, text) {
+  return cell(label, text ? el("code", {}, text) : el("span", { class: "soft" }, "–"), "wide");
+}
+
+function drawWaiting(waiting) {
+  drawTable("waiting", waiting.rows.map((row) => el("tr", {}, clientName(row), cell("Pool", poolName(row)),
+    cell("Waits", el("span", { class: "warn" }, time(row.waited_us)), "n"), cell("For", row.waits_for),
+    statement("Statement", row.statement))));
+  const more = waiting.all - waiting.rows.length;
+  $("waiting").querySelector(".hint").textContent =
+    more > 0 ? `The ${waiting.rows.length} of ${waiting.all} that have waited longest.` : "Longest first.";
+}
+
+function drawBlockers(rows) {
+  drawTable("blockers", rows.map((row) => el("tr", {}, clientName(row), cell("Pool", poolName(row)),
+    cell("Since", el("span", { class: "warn" }, time(row.since_us)), "n"), cell("What", row.what),
+    statement("Last statement", row.statement))));
+}
+
+function drawQueries(rows) {
+  const all = rows.reduce((sum, row) => sum + row.held_us, 0);
+  drawTable("queries", rows.slice(0, 15).map((row) => el("tr", {},
+    el("th", { scope: "row", class: "statement" }, el("code", {}, row.statement)), cell("Pool", poolName(row)),
+    cell("Held", time(row.held_us), "n"), cell("Share", (100 * row.held_us / Math.max(all, 1)).toFixed(0) + " %", "n"),
+    cell("Calls", count(row.calls), "n"), cell("Mean", time(row.mean_us), "n"), cell("p95", time(row.p95_us), "n"),
+    cell("Rows", count(row.rows), "n"),
+    cell("Errors", el("span", { class: row.errors ? "warn" : "soft" }, count(row.errors)), "n"))));
+}
+
+function drawAdvice(rows) {
+  drawTable("advice", rows.map((row) => el("tr", {}, el("th", { scope: "row" }, row.about), cell("Advice", row.advice, "wide"),
+    cell("Evidence", el("span", { class: "soft" }, row.evidence), "wide"))));
 }
 
 function drawEvents(state) {
@@ -304,7 +338,7 @@ function drawDatabases(state) {
     return el("tr", {}, el("th", { scope: "row" }, row.name),
       cell("Server", row.host ? `${row.host}:${row.port}` : `Unix socket, ${row.port}`),
       cell("Clients", count(row.clients), "n"), cell("Servers", count(row.servers), "n"),
-      cell("State", el("span", { class: kind }, text)));
+      cell("State", el("span", { class: kind }, text), "wide"));
   }));
 }
 
@@ -321,7 +355,11 @@ function draw(state) {
   drawTrouble(state);
   drawFigures(state, now);
   drawPools(state, now);
+  drawWaiting(state.waiting ?? { all: 0, rows: [] });
+  drawBlockers(state.blockers ?? []);
+  drawQueries(state.queries ?? []);
   drawPins(state.pins);
+  drawAdvice(state.advice ?? []);
   drawEvents(state);
   drawDatabases(state);
   drawQuiet(state);
