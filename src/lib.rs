@@ -24,6 +24,7 @@ use logging::Log;
 pub struct App {
     running: Running,
     source: Arc<Source>,
+    console: Arc<AdminConsole>,
 }
 
 /// Why it could not be started.
@@ -62,9 +63,9 @@ impl App {
             pooler::bind(&loaded.config.listen, inheritance.as_mut()).map_err(StartError::Listen)?;
         let source = Arc::new(Source::new(path, loaded.settings, log));
         let console = Arc::new(AdminConsole::new(source.clone()));
-        let running =
-            pooler::start(loaded.config, listeners, console, inheritance).map_err(StartError::Thread)?;
-        Ok(App { running, source })
+        let running = pooler::start(loaded.config, listeners, console.clone(), inheritance)
+            .map_err(StartError::Thread)?;
+        Ok(App { running, source, console })
     }
 
     /// The handle to steer it by.
@@ -75,8 +76,10 @@ impl App {
     /// Serves until it is told to stop, by the console or by a signal.
     pub async fn run(self) -> Ended {
         let control = self.running.control();
-        let signals = tokio::spawn(signals::obey(control, self.source));
+        let signals = tokio::spawn(signals::obey(control.clone(), self.source));
+        let http = tokio::spawn(admin::http::serve(control, self.console));
         let ended = self.running.serve().await;
+        http.abort();
         signals.abort();
         ended
     }

@@ -19,6 +19,7 @@ mod demo;
 mod events;
 mod extended;
 mod hostile;
+mod http;
 mod kept_servers;
 mod leaks;
 mod leaving;

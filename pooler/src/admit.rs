@@ -342,6 +342,7 @@ impl Arrival {
             let limit = pool.wait_limit(config, &client.login.name, None);
             let home = self.worker.index;
             let mut place = pool.wait(home, self.worker.shared.clock.micros(), limit, None, counted.take());
+            let _arriving = pool.arriving.count();
             if pool.is_removed() {
                 return Err(Refusal::fatal("database removed").into()); // nobody would serve this queue
             }

@@ -190,6 +190,7 @@ impl Clients {
             let dashmap::Entry::Vacant(entry) = self.by_key.entry(key) else { continue };
             let info = Arc::new(new.with_key(key));
             entry.insert(info.clone());
+            info.pool.logged_in.fetch_add(1, Relaxed);
             return info;
         }
     }
@@ -203,7 +204,9 @@ impl Clients {
     }
 
     pub(crate) fn remove(&self, key: CancelKey) {
-        self.by_key.remove(&key);
+        if let Some((_, info)) = self.by_key.remove(&key) {
+            info.pool.logged_in.fetch_sub(1, Relaxed);
+        }
     }
 
     pub(crate) fn by_key(&self, key: CancelKey) -> Option<Arc<ClientInfo>> {

@@ -22,7 +22,7 @@ mod shard;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -155,6 +155,10 @@ pub(crate) struct Pool {
     checking: Arc<Tally>,
     /// Clients that wait, where their number is limited.
     crowd: Arc<Tally>,
+    /// Clients that have logged in.
+    pub(crate) logged_in: AtomicUsize,
+    /// Clients that wait for a server in their login.
+    pub(crate) arriving: Arc<Tally>,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -195,6 +199,8 @@ impl Pool {
             cancelling: Arc::default(),
             checking: Arc::default(),
             crowd: Arc::default(),
+            logged_in: AtomicUsize::new(0),
+            arriving: Arc::default(),
         }
     }
 
