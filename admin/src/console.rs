@@ -50,7 +50,7 @@ impl AdminConsole {
         AdminConsole { configuration }
     }
 
-    async fn answer(&self, control: &Control, text: &str, rights: Rights) -> Answer {
+    pub(crate) async fn answer(&self, control: &Control, text: &str, rights: Rights) -> Answer {
         let command = command::parse(text).map_err(|error| refused(error.to_string()))?;
         if rights == Rights::Stats && changes_something(&command) {
             return Err(refused("admin access needed"));

@@ -17,6 +17,8 @@ mod finding;
 mod ini;
 mod limits;
 mod load;
+#[cfg(test)]
+mod manual;
 mod peers;
 mod reference;
 pub mod settings;

@@ -75,7 +75,7 @@ fn value(kind: Kind) -> String {
         Kind::Seconds => "seconds".into(),
         Kind::Percent => "percent".into(),
         Kind::List => "names".into(),
-        Kind::Text => "text".into(),
+        Kind::Text | Kind::Secret => "text".into(),
         Kind::Choice(choices) => words(choices),
     }
 }

@@ -22,6 +22,7 @@ use crate::clients::{CancelKey, NewClient};
 use crate::config::{Config, Database, SessionState};
 use crate::console::{Rights, is_console};
 use crate::error::Refusal;
+use crate::handover::Whence;
 use crate::lifecycle::Phase;
 use crate::listen::Accepted;
 use crate::net::{Conversation, Peer};
@@ -125,7 +126,7 @@ async fn within<T>(
 enum Login {
     Session(Box<Authenticated>),
     Console(ConsoleClient),
-    /// It was not a login: a cancel request.
+    /// It was not a login: a cancel request, or nothing at all.
     Done,
 }
 
@@ -174,13 +175,17 @@ impl Arrival {
         self.log_in_to_database(&config, &startup).await.map(|a| Login::Session(Box::new(a)))
     }
 
-    /// Reads up to the start-up packet; `None` if it was a cancel request, which is dealt with.
+    /// Reads up to the start-up packet; `None` if it was a cancel request, which is dealt with, or if the client has left:
+    /// it has only looked whether somebody listens, and leaves no line in the log, as with PgBouncer.
     async fn read_startup(&mut self) -> Result<Option<Startup>, Denied> {
         loop {
             let parsed = startup::parse(self.conversation.input(), MAX_STARTUP);
             let (packet, used) = match parsed {
                 Ok(Parsed::Incomplete { .. }) => {
-                    self.conversation.read_more().await?;
+                    match self.conversation.read_more().await.map_err(Denied::from) {
+                        Err(Denied::Silent) => return Ok(None),
+                        read => read?,
+                    }
                     continue;
                 }
                 Ok(Parsed::Complete { packet, used }) => (packet, used),
@@ -192,7 +197,7 @@ impl Arrival {
                 StartupPacket::Ssl | StartupPacket::GssEnc => self.conversation.send(b"N").await?,
                 StartupPacket::Cancel(cancel) => {
                     if let Some(key) = CancelKey::from_request(cancel.pid, &cancel.secret) {
-                        cancel::request(&self.worker.shared, key).await;
+                        cancel::request(&self.worker.shared, key, Whence::Client).await;
                     }
                     return Ok(None);
                 }
@@ -278,9 +283,8 @@ impl Arrival {
         let params = client.pool.params.intern(values, false);
         let beginning = client.params.beginning(&shared.tracked).into();
         let settings = client.pool.settings.intern(Settings::new(client.params.untracked));
-        let info = shared.clients.add(NewClient {
+        let new = NewClient {
             id: self.id,
-            peer_id: config.peer_id,
             worker: self.worker.index,
             pool: client.pool.clone(),
             login: client.login,
@@ -289,7 +293,8 @@ impl Arrival {
             replication: client.replication,
             connected: self.since,
             params: params.clone(),
-        });
+        };
+        let info = shared.clients.add(new, config.peer_id);
         let mut out = Vec::with_capacity(512);
         write_welcome(&mut out, &welcome, &params, &self.worker);
         message::backend_key_data(&mut out, info.key.pid, &info.key.secret);
@@ -337,6 +342,7 @@ impl Arrival {
             let limit = pool.wait_limit(config, &client.login.name, None);
             let home = self.worker.index;
             let mut place = pool.wait(home, self.worker.shared.clock.micros(), limit, None, counted.take());
+            let _arriving = pool.arriving.count();
             if pool.is_removed() {
                 return Err(Refusal::fatal("database removed").into()); // nobody would serve this queue
             }

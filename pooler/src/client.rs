@@ -23,6 +23,7 @@ mod request;
 mod state;
 mod timing;
 mod trail;
+mod travel;
 mod wait;
 
 use std::future::{Future, poll_fn};
@@ -62,6 +63,7 @@ use link::Link;
 use notify::Held;
 use request::Follows;
 use timing::{Over, Timing};
+use travel::Travelled;
 
 /// A client that has logged in.
 pub(crate) struct Session {
@@ -154,6 +156,8 @@ enum End {
     ServerEnded,
     /// The server does not end a statement that was cancelled.
     Unanswered,
+    /// It is at rest, and another process is to have it.
+    Travels,
 }
 
 impl Session {
@@ -198,6 +202,7 @@ impl Session {
             _leave: admitted.leave,
         });
         session.note_settings();
+        session.local.travels.set(session.worker.shared.handover.gives());
         session
     }
 
@@ -216,12 +221,23 @@ impl Session {
 
     async fn serve(mut self: Box<Self>) {
         let end = loop {
-            match poll_fn(|cx| self.poll_turn(cx)).await {
+            let end = match poll_fn(|cx| self.poll_turn(cx)).await {
                 Step::NeedServer => match self.wait_for_server().await {
-                    Ok(()) => self.resume = true,
-                    Err(end) => break end,
+                    Ok(()) => {
+                        self.resume = true;
+                        continue;
+                    }
+                    Err(end) => end,
                 },
-                Step::End(end) => break end,
+                Step::End(end) => end,
+            };
+            match end {
+                End::Travels => match Box::pin(self.travel()).await {
+                    Travelled::Away => return self.leave_behind(),
+                    Travelled::Not => self.resume = !self.input.is_empty(),
+                    Travelled::Refused(refusal) => break End::Refused(refusal),
+                },
+                end => break end,
             }
         };
         self.worker.sessions.borrow_mut().remove(&self.local.info.id);
@@ -238,6 +254,9 @@ impl Session {
                 Poll::Ready(Step::End(End::Refused(refusal)))
             }
             Ok(None) => {
+                if self.local.travels.get() && self.may_travel() {
+                    return Poll::Ready(Step::End(End::Travels));
+                }
                 if self.timing.is_some() {
                     self.set_alarm();
                 }
@@ -350,7 +369,7 @@ impl Session {
         let unanswered = matches!(end, End::Unanswered).then(limits::unanswered);
         let (reason, told) = match &end {
             End::Terminated => ("client close request".to_owned(), None),
-            End::Gone => ("client unexpected eof".to_owned(), None),
+            End::Gone | End::Travels => ("client unexpected eof".to_owned(), None),
             End::Refused(refusal) => (refusal.text().to_owned(), Some(refusal)),
             End::ServerEnded => ("server conn crashed?".to_owned(), None),
             End::Unanswered => ("statement not cancelled in time".to_owned(), unanswered.as_ref()),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tracing::info;
 
@@ -12,10 +12,11 @@ use crate::error::Refusal;
 use crate::lifecycle::Phase;
 use crate::pool::{Db, Pool, PoolRules};
 use crate::reload::{self, Effect, Plan};
+use crate::server::dial;
 use crate::shared::Shared;
 use crate::snapshot::{
-    self, Counts, DatabaseRow, DnsHostRow, EventsRow, PeerRow, PinRow, PinTotalsRow, PoolRow, SocketRow,
-    StatsRow, UserRow,
+    self, Counts, DatabaseRow, DnsHostRow, EventsRow, LatencyRow, PeerRow, PinRow, PinTotalsRow, PoolRow,
+    SocketRow, StatsRow, UserRow,
 };
 use crate::state::Defined;
 use crate::worker::Order;
@@ -115,6 +116,11 @@ impl Control {
         snapshot::pin_totals(&self.shared)
     }
 
+    /// How long waits, requests and transactions took, by pool.
+    pub fn latencies(&self) -> Vec<LatencyRow> {
+        snapshot::latencies(&self.shared)
+    }
+
     /// Counters by database.
     pub fn stats(&self) -> Vec<StatsRow> {
         snapshot::stats(&self.shared)
@@ -143,6 +149,40 @@ impl Control {
     /// How many there are of what.
     pub fn counts(&self) -> Counts {
         snapshot::counts(&self.shared)
+    }
+
+    /// When the process started.
+    pub fn started(&self) -> SystemTime {
+        self.shared.clock.wall(0)
+    }
+
+    /// How many connections each worker carries.
+    pub fn worker_loads(&self) -> Vec<usize> {
+        self.shared.workers.get().map_or_else(Vec::new, |workers| workers.iter().map(|w| w.load()).collect())
+    }
+
+    /// Bytes kept for clients, of those that `buffer_limit` limits.
+    pub fn kept_bytes(&self) -> usize {
+        self.shared.buffers.kept()
+    }
+
+    /// Tries the hosts of databases that are cut off. Clients may have stopped coming, and with them the attempts that
+    /// would find out that a server is back. None is tried more often than `server_login_retry` says.
+    pub async fn look_again(&self) {
+        let shared = &self.shared;
+        for db in shared.registry.databases().iter().filter(|db| db.servers.get() == 0) {
+            let spec = db.spec.load_full();
+            if shared.hosts.down_until(&spec).is_none_or(|until| shared.clock.micros() < until) {
+                continue;
+            }
+            for host in &spec.hosts {
+                let attempt =
+                    tokio::time::timeout(Duration::from_secs(1), dial(shared, host, spec.port)).await;
+                let pause = shared.config.load().timeouts.server_login_retry.as_micros() as u64;
+                let down_until = (!matches!(attempt, Ok(Ok(_)))).then(|| shared.clock.micros() + pause);
+                shared.hosts.looked_at(host, spec.port, down_until);
+            }
+        }
     }
 
     // ---- commands --------------------------------------------------------------------------------------------

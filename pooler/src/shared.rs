@@ -19,6 +19,7 @@ use crate::console::Console;
 use crate::consoles::Consoles;
 use crate::error::Refusal;
 use crate::events::Events;
+use crate::handover::Handover;
 use crate::lifecycle::Phase;
 use crate::names::Names;
 use crate::peers::Peers;
@@ -31,22 +32,33 @@ use crate::worker::{Order, WorkerHandle};
 pub(crate) struct Clock {
     start: Instant,
     wall: SystemTime,
+    first: u64,
 }
 
 impl Clock {
-    fn new() -> Clock {
-        Clock { start: Instant::now(), wall: SystemTime::now() }
+    /// `first`: what it shows now, where it goes on with the clock of another process.
+    fn new(first: u64) -> Clock {
+        let wall = SystemTime::now() - Duration::from_micros(first);
+        Clock { start: Instant::now(), wall, first: first.max(1) }
     }
 
     /// Microseconds since the start, from 1 on so that 0 can stand for "never".
     pub(crate) fn micros(&self) -> u64 {
-        self.start.elapsed().as_micros() as u64 + 1
+        self.start.elapsed().as_micros() as u64 + self.first
     }
 
     /// Wall-clock time of a moment.
     pub(crate) fn wall(&self, micros: u64) -> SystemTime {
         self.wall + Duration::from_micros(micros)
     }
+}
+
+/// Where the clock, the numbers of sockets and a pause stand.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counted {
+    pub(crate) clock: u64,
+    pub(crate) next_id: u64,
+    pub(crate) paused: bool,
 }
 
 /// The process-wide state; one for each pooler (tests run several in a process).
@@ -76,18 +88,23 @@ pub(crate) struct Shared {
     pub(crate) workers: OnceLock<Vec<WorkerHandle>>,
     worker_count: usize,
     ids: AtomicU64,
+    /// Smaller ones were given out by the process before this one.
+    first_id: u64,
+    /// Clients that come from another process, or go to one.
+    pub(crate) handover: Handover,
     paused: AtomicBool,
     /// The port that was bound, for the console; the configured one may be 0.
     pub(crate) port: AtomicUsize,
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config, console: Arc<dyn Console>) -> Shared {
+    /// What it counts goes on where `since` says that it was.
+    pub(crate) fn new(config: Config, console: Arc<dyn Console>, since: Counted) -> Shared {
         let peers = Peers::default();
         peers.reload(&config);
         Shared {
             peers,
-            clock: Clock::new(),
+            clock: Clock::new(since.clock),
             tracked: Arc::new(Tracked::new(&config.params.track_extra)),
             registry: Registry::default(),
             census: Arc::default(),
@@ -104,8 +121,10 @@ impl Shared {
             phase_now: AtomicU8::new(Phase::Running as u8),
             workers: OnceLock::new(),
             worker_count: config.workers.get(),
-            ids: AtomicU64::new(1),
-            paused: AtomicBool::new(false),
+            ids: AtomicU64::new(since.next_id.max(1)),
+            first_id: since.next_id,
+            paused: AtomicBool::new(since.paused),
+            handover: Handover::default(),
             port: AtomicUsize::new(config.listen.port.into()),
             config: ArcSwap::from_pointee(config),
         }
@@ -114,6 +133,16 @@ impl Shared {
     /// The next number for a socket, client or server.
     pub(crate) fn next_id(&self) -> u64 {
         self.ids.fetch_add(1, Relaxed)
+    }
+
+    /// The first number that this process has given out, if it has taken over from another.
+    pub(crate) fn first_id(&self) -> u64 {
+        self.first_id
+    }
+
+    /// What a process that takes over goes on with.
+    pub(crate) fn counted(&self) -> Counted {
+        Counted { clock: self.clock.micros(), next_id: self.next_id(), paused: self.is_paused() }
     }
 
     pub(crate) fn worker_count(&self) -> usize {

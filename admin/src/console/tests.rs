@@ -55,7 +55,7 @@ impl Fixture {
         let loaded = load_from(Path::new("pgferry.ini"), &read).unwrap();
         let configuration: Arc<dyn Configuration> = Arc::new(Unreadable(loaded.settings));
         let inner = Arc::new(AdminConsole::new(configuration.clone()));
-        let control = pooler::start(loaded.config, Vec::new(), inner).unwrap().control();
+        let control = pooler::start(loaded.config, Vec::new(), inner, None).unwrap().control();
         Fixture { console: AdminConsole::new(configuration), control }
     }
 

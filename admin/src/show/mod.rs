@@ -2,6 +2,7 @@
 
 mod about;
 mod connections;
+mod latency;
 mod pins;
 mod pools;
 mod stats;
@@ -33,6 +34,7 @@ pub(crate) fn answer(item: Show, control: &Control, configuration: &dyn Configur
         Show::DnsHosts => connections::dns_hosts(&mut table, control),
         Show::Peers => pools::peers(&mut table, control),
         Show::PeerPools => pools::peer_pools(&mut table, control),
+        Show::Latency => latency::latency(&mut table, control),
         Show::Lists => pools::lists(&mut table, control),
         Show::Stats => stats::stats(&mut table, control),
         Show::StatsTotals => stats::stats_totals(&mut table, control),

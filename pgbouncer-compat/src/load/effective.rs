@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pooler::config::{
-    Application, Auth, AuthMethod, CheckQuery, Config, Database, DnsRules, Limits, Listen, ListenAddr,
-    LogRules, PeerInstance, PoolMode, PoolSizes, ServerRules, SocketOptions, StartupParams, TimeLimits,
-    Timeouts, UnixListen, User, Userlist,
+    Application, Auth, AuthMethod, CheckQuery, Config, Database, DnsRules, Http, Limits, Listen, ListenAddr,
+    LogRules, PeerInstance, PoolMode, PoolSizes, Secret, ServerRules, SocketOptions, StartupParams,
+    TimeLimits, Timeouts, UnixListen, User, Userlist,
 };
 
 use super::Program;
@@ -64,6 +64,10 @@ pub(super) fn config(
             disconnections: settings.flag("log_disconnections"),
             pooler_errors: settings.flag("log_pooler_errors"),
             stats: settings.flag("log_stats"),
+        },
+        http: Http {
+            listen: settings.list("http_listen"),
+            admin_token: settings.text_if_any("http_admin_token").map(Secret::new),
         },
         stats_period: settings.time("stats_period"),
         databases,

@@ -335,6 +335,7 @@ fn check_database(database: &Database, settings: &Values, place: &Place, report:
 
 /// Rules between settings.
 fn check_settings(settings: &Values, whole_file: &Place, report: &mut Report) {
+    check_http(settings, whole_file, report);
     if settings.list("listen_addr").is_empty() && settings.text("unix_socket_dir").is_empty() {
         report.fault(whole_file, "nowhere to listen on", "set listen_addr or unix_socket_dir");
     }
@@ -345,6 +346,32 @@ fn check_settings(settings: &Values, whole_file: &Place, report: &mut Report) {
         report.warn(place, "min_pool_size is above default_pool_size", advice);
     }
 }
+
+fn check_http(settings: &Values, whole_file: &Place, report: &mut Report) {
+    let place = settings.place("http_listen").unwrap_or(whole_file);
+    let listen = settings.list("http_listen");
+    for address in &listen {
+        let parts = address.rsplit_once(':');
+        if parts.is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+            let advice = "expected ADDRESS:PORT, such as 127.0.0.1:9127, [::1]:9127 or *:9127";
+            report.fault(place, format!("invalid address \"{address}\" in http_listen"), advice);
+        }
+    }
+    let token = settings.text("http_admin_token");
+    let place = settings.place("http_admin_token").unwrap_or(whole_file);
+    if !token.is_empty() && token.len() < SHORTEST_TOKEN {
+        let advice = "take a random one, such as `openssl rand -hex 16` prints";
+        report.warn(place, "http_admin_token is easy to guess", advice);
+    }
+    let local = |address: &String| ["127.", "[::1]", "localhost:"].iter().any(|own| address.starts_with(own));
+    if !token.is_empty() && !listen.iter().all(local) {
+        let advice = "there is no TLS: let only a proxy on this machine, or a trusted network, reach it";
+        report.warn(place, "http_admin_token is sent in the clear to an address of http_listen", advice);
+    }
+}
+
+/// A shorter token, in bytes, can be found by trying.
+const SHORTEST_TOKEN: usize = 16;
 
 #[cfg(test)]
 mod tests;

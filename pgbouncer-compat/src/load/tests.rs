@@ -43,6 +43,19 @@ fn database(text: &str) -> Database {
     (*loaded.config.databases["db"]).clone()
 }
 
+/// What the packages install.
+#[test]
+fn the_shipped_configuration_has_no_fault() {
+    let ini = include_str!("../../../contrib/etc/pgferry.ini");
+    let users = ("/etc/pgferry/userlist.txt", include_str!("../../../contrib/etc/userlist.txt"));
+    let commented = load_files(&[("pgferry.ini", ini), users]).unwrap();
+    assert_eq!(warnings(&commented), [""; 0]);
+    // Nor have its examples, which stand behind one semicolon and a blank.
+    let examples = load_files(&[("pgferry.ini", &ini.replace("\n; ", "\n")), users]).unwrap();
+    assert_eq!(warnings(&examples), [""; 0]);
+    assert!(examples.config.fallback.is_some() && examples.program.logfile.is_some());
+}
+
 #[test]
 fn a_configuration_of_debian() {
     let users = ("/etc/pgbouncer/userlist.txt", "\"user2\" \"md5aaaa\"\n");
@@ -350,17 +363,47 @@ fn every_active_setting_reaches_its_place() {
     for setting in SETTINGS {
         let value = match (setting.kind, setting.status) {
             _ if setting.name == "auth_type" => "trust",
+            _ if setting.name == "http_listen" => "*:9127",
             (_, Status::Harmless(_) | Status::Only(_)) => continue,
             (Kind::Bool, _) if setting.default == Some("1") => "0",
             (Kind::Bool, _) => "1",
             (Kind::Int { .. } | Kind::Seconds | Kind::Percent, _) => "7",
             (Kind::Mode, _) => "0600",
-            (Kind::List | Kind::Text, _) => "x",
+            (Kind::List | Kind::Text | Kind::Secret, _) => "x",
             (Kind::Choice(words), _) => words[words.len() - 1],
         };
         let changed = rendered(&format!("{base}{} = {value}\n", setting.name));
         assert_ne!(changed, unchanged, "{} = {value} changes nothing", setting.name);
     }
+}
+
+#[test]
+fn where_http_is_served_and_by_whom_it_is_steered() {
+    let text = "[pgbouncer]\nauth_file = users\n";
+    let with = loaded(&format!(
+        "{text}http_listen = 127.0.0.1:9127, [::1]:0\nhttp_admin_token = 0123456789abcdef\n"
+    ));
+    assert_eq!(with.config.http.listen, ["127.0.0.1:9127", "[::1]:0"]);
+    assert_eq!(warnings(&with), [""; 0]);
+    assert_eq!(shown(&with, "http_admin_token").as_deref(), Some("<hidden>"));
+    assert!(!format!("{:?}", with.config).contains("0123456789abcdef"));
+    assert_eq!(shown(&loaded(text), "http_admin_token").as_deref(), Some(""));
+    let risky = loaded(&format!("{text}http_listen = *:9127\nhttp_admin_token = short\n"));
+    assert_eq!(
+        warnings(&risky),
+        [
+            "http_admin_token is easy to guess (a.ini:4): take a random one, such as `openssl rand -hex 16` prints",
+            "http_admin_token is sent in the clear to an address of http_listen (a.ini:4): there is no TLS: let only a \
+             proxy on this machine, or a trusted network, reach it",
+        ]
+    );
+    assert_eq!(
+        faults(&format!("{text}http_listen = 127.0.0.1:9127, 9128, :9129, localhost:http\n")),
+        ["9128", ":9129", "localhost:http"].map(|address| format!(
+            "invalid address \"{address}\" in http_listen (a.ini:3): expected ADDRESS:PORT, such as 127.0.0.1:9127, \
+             [::1]:9127 or *:9127"
+        ))
+    );
 }
 
 /// A nought that means "never" must not be taken for "at once", nor one that means "no limit" for "none" (bug 70:

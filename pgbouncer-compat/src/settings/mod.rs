@@ -51,6 +51,8 @@ pub enum Kind {
     List,
     /// Any text, the empty one included.
     Text,
+    /// Text that is shown to nobody.
+    Secret,
     /// One of these words, in any case; shown in lower case.
     Choice(&'static [&'static str]),
 }
@@ -93,6 +95,14 @@ impl Setting {
         self.applies != Applies::Start
     }
 
+    /// As `SHOW CONFIG` renders a value of it: of a secret only whether there is one.
+    fn shown(&self, value: &Value) -> Option<String> {
+        match value {
+            Value::Text(text) if self.kind == Kind::Secret && !text.is_empty() => Some("<hidden>".to_owned()),
+            value => value.show(),
+        }
+    }
+
     /// Reads a value as it stands in the file.
     ///
     /// # Errors
@@ -108,7 +118,7 @@ impl Setting {
             }
             Kind::Seconds => value::duration(text).map(Value::Time),
             Kind::Percent => value::percent(text).map(|_| Value::Text(text.to_owned())),
-            Kind::List | Kind::Text => Some(Value::Text(text.to_owned())),
+            Kind::List | Kind::Text | Kind::Secret => Some(Value::Text(text.to_owned())),
             Kind::Choice(words) => words
                 .iter()
                 .find(|word| word.eq_ignore_ascii_case(text))
@@ -136,7 +146,7 @@ impl Kind {
                 "a time in seconds such as 30 or 1.5, or with a unit such as 5min or 500ms".into()
             }
             Kind::Percent => "a percentage from 0 to 100, decimals allowed".into(),
-            Kind::List | Kind::Text => "text".into(),
+            Kind::List | Kind::Text | Kind::Secret => "text".into(),
             Kind::Choice(words) => format!("one of {}", words.join(", ")),
         }
     }
@@ -282,7 +292,7 @@ impl Values {
     pub fn show(&self) -> impl Iterator<Item = ShowRow> + '_ {
         SETTINGS.iter().zip(&self.values).map(|(setting, (value, _))| ShowRow {
             key: setting.name,
-            value: value.show(),
+            value: setting.shown(value),
             default: setting.default,
             changeable: setting.changeable(),
         })

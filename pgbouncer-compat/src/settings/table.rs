@@ -301,6 +301,19 @@ pub const SETTINGS: &[Setting] = &[
         "Cancel what the server does for a client that has left; 0: let it finish, as PostgreSQL would, for no longer than \
          `statement_timeout`. A transaction left open is rolled back in any case. Not a setting of PgBouncer.",
     ),
+    row(
+        "http_admin_token",
+        Kind::Secret,
+        "",
+        "Who sends it (`Authorization: Bearer TOKEN`) may give orders over HTTP; empty: nobody may. Not shown on the \
+         console. Not a setting of PgBouncer.",
+    ),
+    list(
+        "http_listen",
+        "",
+        "Where metrics, health checks and the dashboard are served over HTTP, such as `127.0.0.1:9127`; `*:9127`: on all \
+         addresses; empty: nowhere. See [METRICS](METRICS.md). Not a setting of PgBouncer.",
+    ),
     connections(
         "max_connecting",
         "16",

@@ -122,6 +122,8 @@ fn every_setting_of_pgbouncer_with_its_default() {
             ("buffer_limit", Some("1073741824"), true),
             ("client_buffer_limit", Some("67108864"), true),
             ("client_gone_cancel", Some("1"), true),
+            ("http_admin_token", Some(""), true),
+            ("http_listen", Some(""), true),
             ("max_connecting", Some("16"), true),
             ("max_pins_per_pool", Some("0"), true),
             ("max_waiting_clients", Some("0"), true),
@@ -149,7 +151,7 @@ fn every_setting_of_pgbouncer_with_its_type_and_unit() {
             Kind::Mode => "octal",
             Kind::Seconds | Kind::Percent => "seconds",
             Kind::List => "list",
-            Kind::Text => "text",
+            Kind::Text | Kind::Secret => "text",
             Kind::Choice(_) => "enum",
         };
         // What is not used yet takes any text.

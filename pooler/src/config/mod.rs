@@ -54,6 +54,8 @@ pub struct Config {
     pub socket: SocketOptions,
     /// What is logged.
     pub log: LogRules,
+    /// Where metrics, the dashboard and health checks are served.
+    pub http: Http,
     /// Period of the averages in `SHOW STATS` and of the statistics line in the log.
     pub stats_period: std::time::Duration,
     /// `[databases]`, by the name clients use.
@@ -117,6 +119,15 @@ pub struct UnixListen {
     pub mode: u32,
     /// Group of the socket file: a name or a number, as written.
     pub group: Option<String>,
+}
+
+/// The HTTP server beside the console.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Http {
+    /// `ADDRESS:PORT`, as written; `*` for an address is all. Empty: none.
+    pub listen: Vec<String>,
+    /// Who knows it may give orders; `None`: nobody may.
+    pub admin_token: Option<Secret>,
 }
 
 /// Limits for the whole process. `None` is no limit.
