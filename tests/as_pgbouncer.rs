@@ -11,6 +11,7 @@ use support::wire::{Client, Target};
 
 use crate::common::{pair, pooled, pooler, prepared_database};
 use crate::console::{row_where, rows_where, table};
+use crate::options::NO_NAME;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -230,8 +231,8 @@ fn one_host_of_a_list_is_kept_until_it_fails() {
         .setting("server_lifetime", 0) // each transaction has a connection of its own
         .setting("server_login_retry", 0)
         .setting("dns_nxdomain_ttl", 0)
-        .database_line("good", &line("127.0.0.1,missing.invalid", "load_balance_hosts=disable"))
-        .database_line("bad", &line("lost.invalid,127.0.0.1", "load_balance_hosts=disable"))
+        .database_line("good", &line(&format!("127.0.0.1,{NO_NAME}"), "load_balance_hosts=disable"))
+        .database_line("bad", &line(&format!("{NO_NAME},127.0.0.1"), "load_balance_hosts=disable"))
         .database_line("turns", &line("127.0.0.1,localhost", "pool_size=2 server_lifetime=1000"))
         .start();
     let mut console = pooler.console();
@@ -253,7 +254,7 @@ fn one_host_of_a_list_is_kept_until_it_fails() {
         row_where(console, "DATABASES", "name", name).text("load_balance_hosts").to_owned()
     };
     assert_eq!([shown(&mut console, "good"), shown(&mut console, "turns")], ["disable", "round-robin"]);
-    let changed = line("127.0.0.1,missing.invalid", "load_balance_hosts=round-robin");
+    let changed = line(&format!("127.0.0.1,{NO_NAME}"), "load_balance_hosts=round-robin");
     pooler.reload(|builder| builder.database_line("good", &changed));
     assert_eq!(shown(&mut console, "good"), "round-robin");
 }
