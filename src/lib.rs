@@ -51,7 +51,7 @@ impl App {
     /// Sockets or threads are not to be had.
     pub fn build(loaded: Loaded, path: &Path, log: Arc<Log>) -> Result<App, StartError> {
         let listeners = pooler::bind(&loaded.config.listen).map_err(StartError::Listen)?;
-        let source = Arc::new(Source::new(path, loaded.settings, log));
+        let source = Arc::new(Source::new(path, loaded.draft, loaded.settings, log));
         let console = Arc::new(AdminConsole::new(source.clone()));
         let running = pooler::start(loaded.config, listeners, console).map_err(StartError::Thread)?;
         Ok(App { running, source })

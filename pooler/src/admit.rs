@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use crate::cancel;
 use crate::client::{Admitted, Session};
-use crate::clients::{CancelKey, NewClient};
+use crate::clients::{Arriving, CancelKey, NewClient};
 use crate::config::{Config, Database, SessionState};
 use crate::console::{Rights, is_console};
 use crate::error::Refusal;
@@ -97,10 +97,11 @@ pub(crate) async fn admit(worker: Rc<Worker>, accepted: Accepted, leave: Leave) 
         counted,
         leave,
     };
-    shared.clients.logging_in.fetch_add(1, Relaxed);
+    let (id, since) = (arrival.id, arrival.since);
+    shared.clients.arrives(id, Arriving { remote, local, since });
     let limit = shared.config.load().timeouts.client_login;
     let outcome = within(limit, arrival.log_in(), "client_login_timeout").await;
-    shared.clients.logging_in.fetch_sub(1, Relaxed);
+    shared.clients.has_arrived(id);
     match outcome {
         Ok(Login::Session(session)) => arrival.start_session(*session).await,
         Ok(Login::Console(client)) => console_session::run(arrival, client).await,
@@ -286,6 +287,7 @@ impl Arrival {
             remote: self.remote,
             local: self.local,
             replication: client.replication,
+            fd: self.conversation.stream.fd(),
             connected: self.since,
             params: params.clone(),
         });

@@ -16,8 +16,9 @@ use tokio::net::{TcpStream, UnixStream};
 use tracing::{info, warn};
 
 use crate::config::{Listen, ListenAddr, UnixListen};
-use crate::net::{Stream, sockopt};
+use crate::net::{Peer, Stream, sockopt};
 use crate::shared::Shared;
+use crate::snapshot::Listening;
 
 /// A connection that has been accepted but belongs to no event loop yet.
 pub(crate) enum Accepted {
@@ -103,6 +104,13 @@ impl std::fmt::Display for ListenError {
 impl std::error::Error for ListenError {}
 
 impl Listener {
+    pub(crate) fn listening(&self) -> Listening {
+        match self {
+            Listener::Tcp(l) => Listening::new(l.as_raw_fd(), l.local_addr().ok().map(Peer::Tcp)),
+            Listener::Unix(l, _) => Listening::new(l.as_raw_fd(), None),
+        }
+    }
+
     /// The TCP port.
     pub fn port(&self) -> Option<u16> {
         match self {
@@ -242,8 +250,15 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: Listener) {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
+    let mut suspended = shared.suspended.subscribe();
     loop {
-        match acceptor.accept(&shared).await {
+        let _ = suspended.wait_for(|suspended| !suspended).await;
+        let accepted = tokio::select! {
+            biased;
+            _ = suspended.wait_for(|suspended| *suspended) => continue,
+            accepted = acceptor.accept(&shared) => accepted,
+        };
+        match accepted {
             Ok(mut accepted) => {
                 while accepted.takes_reserve() {
                     pause(Errno::EMFILE.into()).await;

@@ -42,6 +42,7 @@ pub fn start(config: Config, listeners: Vec<Listener>, console: Arc<dyn Console>
         threads.push(thread);
     }
     let _ = shared.workers.set(handles); // set nowhere else
+    let _ = shared.listening.set(listeners.iter().map(Listener::listening).collect());
     Ok(Running { shared, listeners, threads })
 }
 

@@ -147,6 +147,7 @@ fn timeouts(settings: &Values) -> Timeouts {
         statement_grace: settings.time("statement_timeout_grace"),
         cancel_wait: settings.time_limit("cancel_wait_timeout"),
         autodb_idle: settings.time_limit("autodb_idle_timeout"),
+        suspend: settings.time_limit("suspend_timeout"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! From a file's draft to the effective configuration, in one step that reports every fault.
 
 mod effective;
+mod set;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -9,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pooler::config::{Config, Database, Userlist};
+
+pub use set::NotSet;
 
 use crate::finding::{Faults, Finding, Place, Report, did_you_mean};
 use crate::ini::{self, Item, ReadFile};
@@ -26,6 +29,8 @@ pub struct Loaded {
     pub settings: Values,
     /// What is accepted and probably not meant.
     pub warnings: Vec<Finding>,
+    /// The files, for `SET`.
+    pub draft: Draft,
 }
 
 /// Settings of the process rather than the pooler.
@@ -58,10 +63,10 @@ pub fn load(path: &Path) -> Result<Loaded, Faults> {
 pub fn load_from(path: &Path, read_file: &dyn Fn(&Path) -> io::Result<Vec<u8>>) -> Result<Loaded, Faults> {
     let mut report = Report::default();
     let draft = Draft::read(path, read_file, &mut report);
-    let loaded = draft.resolve(path, read_file, &mut report);
+    let loaded = draft.clone().resolve(path, read_file, &mut report);
     if report.faults.is_empty() {
         report.warnings.sort_by(|a, b| a.place.cmp(&b.place));
-        return Ok(Loaded { warnings: report.warnings, ..loaded });
+        return Ok(Loaded { warnings: report.warnings, draft, ..loaded });
     }
     report.faults.sort_by(|a, b| a.place.cmp(&b.place));
     Err(Faults(report.faults))
@@ -71,8 +76,8 @@ pub fn load_from(path: &Path, read_file: &dyn Fn(&Path) -> io::Result<Vec<u8>>) 
 type Named = (String, String, Place);
 
 /// The sections' content, in the order of the files.
-#[derive(Default)]
-struct Draft {
+#[derive(Debug, Clone, Default)]
+pub struct Draft {
     settings: Values,
     databases: Vec<Named>,
     users: Vec<Named>,
@@ -242,6 +247,7 @@ impl Draft {
             program: effective::program(&settings, path),
             settings,
             warnings: Vec::new(),
+            draft: Draft::default(),
         }
     }
 }

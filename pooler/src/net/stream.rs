@@ -1,6 +1,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -91,6 +92,15 @@ impl Stream {
         match self {
             Stream::Unix(s) => s.peer_cred().ok().map(|c| c.uid()),
             Stream::Tcp(_) | Stream::Closed => None,
+        }
+    }
+
+    /// Its descriptor; -1 without one.
+    pub(crate) fn fd(&self) -> i32 {
+        match self {
+            Stream::Tcp(s) => s.as_raw_fd(),
+            Stream::Unix(s) => s.as_raw_fd(),
+            Stream::Closed => -1,
         }
     }
 
