@@ -50,6 +50,15 @@ fn named_statements_and_portals_are_described_and_taken_in_portions() {
     console.send_all([execute("p", 0), sync()]);
     let gone = console.read_until_ready().error().unwrap();
     assert_eq!((gone.code(), gone.message()), ("34000", "portal \"p\" does not exist"), "ended by Sync");
+    // Drivers that take rows in portions begin a transaction for it.
+    console.execute("BEGIN");
+    console.send_all([bind("p", "s", &[]), execute("p", 2), sync()]);
+    assert_eq!(console.read_until_ready().tags(), "2DDsZ");
+    console.send_all([execute("p", 2), sync()]);
+    assert_eq!(console.read_until_ready().tags(), "DCZ");
+    console.execute("COMMIT");
+    console.send_all([execute("p", 0), sync()]);
+    assert_eq!(console.read_until_ready().error_code(), "34000");
     console.send_all([
         parse("", "SHOW HELP", &[]),
         describe_statement(""),
@@ -134,7 +143,8 @@ fn after_an_error_everything_up_to_sync_is_dropped() {
 #[test]
 fn what_drivers_send_by_habit_does_no_harm() {
     let pooler = pooler().setting("stats_users", "viewer").secret("viewer", "").start();
-    let mut viewer = Client::login(&pooler.target("pgbouncer").user("viewer"));
+    let target = pooler.target("pgbouncer").user("viewer").param("extra_float_digits", "2");
+    let mut viewer = Client::login(&target);
     for (text, tag) in [("BEGIN", "BEGIN"), ("COMMIT", "COMMIT"), ("rollback;", "ROLLBACK")] {
         let reply = viewer.query(text);
         assert_eq!((reply.commands(), reply.status()), (vec![tag.to_owned()], Some(b'I')), "{text}");

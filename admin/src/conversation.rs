@@ -1,8 +1,8 @@
 //! One client's conversation with the console, in both of PostgreSQL's protocols for queries. PgBouncer has only the
 //! simple one, so that many drivers can't talk to its console.
 //!
-//! A statement is a command that was read, a portal one that will run once. The console has no transactions, so portals
-//! end with the next `Sync`.
+//! A statement is a command that was read, a portal one that will run once. The console has no transactions, but who has
+//! begun one keeps its portals until it ends it, as drivers expect that take rows in portions; else they end with `Sync`.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -27,14 +27,19 @@ pub(crate) struct Conversation<'a> {
     /// `None` is an empty text.
     statements: HashMap<String, Option<Command>>,
     portals: HashMap<String, Portal>,
+    /// Between `BEGIN` and `COMMIT` or `ROLLBACK`.
+    in_transaction: bool,
     /// After an error everything up to `Sync` is dropped.
     skipping: bool,
     /// What is being carried out, and whether `ReadyForQuery` follows it at once.
     running: Option<(Command, bool)>,
 }
 
-/// Statements, and portals, that a client may have.
-const MOST: usize = 1000;
+/// Statements that a client may have.
+const MOST_STATEMENTS: usize = 1000;
+
+/// Portals that it may have. Each may hold a whole table.
+const MOST_PORTALS: usize = 32;
 
 impl<'a> Conversation<'a> {
     pub(crate) fn new(console: &'a AdminConsole, control: &'a Control, rights: Rights) -> Conversation<'a> {
@@ -44,6 +49,7 @@ impl<'a> Conversation<'a> {
             rights,
             statements: HashMap::new(),
             portals: HashMap::new(),
+            in_transaction: false,
             skipping: false,
             running: None,
         }
@@ -58,7 +64,7 @@ impl<'a> Conversation<'a> {
             b'Q' => return self.query(fields).await,
             b'S' => {
                 self.skipping = false;
-                self.portals.clear();
+                self.end_portals();
                 return ready(Vec::new());
             }
             b'P' => self.parse(&mut fields),
@@ -80,16 +86,19 @@ impl<'a> Conversation<'a> {
 
     async fn query(&mut self, mut fields: Fields<'_>) -> Vec<u8> {
         self.statements.remove("");
-        self.portals.clear();
         let text = fields.rest_of_text();
         let answer = match self.console.permitted(&text, self.rights) {
             Ok(command) => self.run(command, true).await,
             Err(error) => Err(error),
         };
+        self.end_portals();
         ready(answer.unwrap_or_else(|error| self.console.encode(self.control, &error)))
     }
 
     async fn run(&mut self, command: Command, simple: bool) -> Answer {
+        if let Command::Transaction(tag) = command {
+            self.in_transaction = !matches!(tag, "COMMIT" | "ROLLBACK");
+        }
         self.running = Some((command.clone(), simple));
         let answer = self.console.run(self.control, command).await;
         self.running = None;
@@ -106,7 +115,7 @@ impl<'a> Conversation<'a> {
             true => None,
             false => Some(command::parse(&text).map_err(|error| refused(error.to_string()))?),
         };
-        within_bounds(self.statements.len())?;
+        within_bounds(self.statements.len(), MOST_STATEMENTS)?;
         self.statements.insert(name, command);
         Ok(message(b'1'))
     }
@@ -130,7 +139,7 @@ impl<'a> Conversation<'a> {
             let text = format!("cursor \"{name}\" already exists");
             return Err(ErrorMessage::error(SqlState::DUPLICATE_CURSOR, text));
         }
-        within_bounds(self.portals.len())?;
+        within_bounds(self.portals.len(), MOST_PORTALS)?;
         self.portals.insert(name, portal);
         Ok(message(b'2'))
     }
@@ -185,6 +194,13 @@ impl<'a> Conversation<'a> {
         Ok(message(b'3'))
     }
 
+    fn end_portals(&mut self) {
+        match self.in_transaction {
+            true => drop(self.portals.remove("")),
+            false => self.portals.clear(),
+        }
+    }
+
     fn statement(&self, name: &str) -> Result<&Option<Command>, ErrorMessage> {
         self.statements.get(name).ok_or_else(|| {
             let text = match name {
@@ -227,10 +243,10 @@ impl Conversing for Conversation<'_> {
     }
 }
 
-fn within_bounds(count: usize) -> Result<(), ErrorMessage> {
+fn within_bounds(count: usize, most: usize) -> Result<(), ErrorMessage> {
     let text = "too many prepared statements or portals";
     let full = || ErrorMessage::error(SqlState::PROGRAM_LIMIT_EXCEEDED, text);
-    (count < MOST).then_some(()).ok_or_else(full)
+    (count < most).then_some(()).ok_or_else(full)
 }
 
 /// A message without a body.
