@@ -18,6 +18,7 @@
 
 mod admit;
 mod alarms;
+pub mod blockers;
 mod buffers;
 mod cancel;
 mod client;
@@ -38,6 +39,7 @@ mod params;
 mod peers;
 mod pool;
 mod prepared;
+pub mod queries;
 mod running;
 mod salvage;
 mod secrets;
@@ -48,9 +50,11 @@ mod state;
 pub mod stats;
 mod unsent;
 mod vacate;
+pub mod waiting;
 mod worker;
 
 pub use lifecycle::Phase;
 pub use listen::{ListenError, Listener, bind};
 pub use net::Peer;
+pub use pool::Occupancy;
 pub use running::{Running, start};

@@ -61,6 +61,7 @@ pub(super) fn config(
             stats: settings.flag("log_stats"),
         },
         stats_period: settings.time("stats_period"),
+        query_stats: settings.count("query_stats"),
         databases,
         fallback,
         users,
