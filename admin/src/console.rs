@@ -56,6 +56,7 @@ impl AdminConsole {
             return Err(refused("admin access needed"));
         }
         match command {
+            Command::Show(Show::Blockers) => show::blockers(control).await,
             Command::Show(item) => {
                 // A table of thousands of clients takes milliseconds, in which this thread's clients would wait.
                 let (control, configuration) = (control.clone(), self.configuration.clone());
@@ -74,6 +75,7 @@ impl AdminConsole {
             Command::Enable(_) => Err(not_implemented("ENABLE")),
             Command::Reconnect(_) => Err(not_implemented("RECONNECT")),
             Command::KillClient(_) => Err(not_implemented("KILL_CLIENT")),
+            Command::Cancel(client) => operate::cancel(control, client).await,
             Command::Suspend => Err(not_implemented("SUSPEND")),
             Command::WaitClose(_) => Err(not_implemented("WAIT_CLOSE")),
         }

@@ -1,12 +1,16 @@
 //! `SHOW`: the pooler's snapshot as tables, a file for each family of them.
 
 mod about;
+mod blockers;
 mod connections;
 mod latency;
 mod pins;
 mod pools;
+mod queries;
 mod stats;
+mod waiting;
 
+pub(crate) use blockers::blockers;
 use pgbouncer_compat::columns::{ITEMS, Show};
 use pooler::control::Control;
 
@@ -36,11 +40,13 @@ pub(crate) fn answer(item: Show, control: &Control, configuration: &dyn Configur
         Show::PeerPools => pools::peer_pools(&mut table, control),
         Show::Latency => latency::latency(&mut table, control),
         Show::Lists => pools::lists(&mut table, control),
+        Show::Waiting => waiting::waiting(&mut table, control),
+        Show::Queries => queries::queries(&mut table, control),
         Show::Stats => stats::stats(&mut table, control),
         Show::StatsTotals => stats::stats_totals(&mut table, control),
         Show::StatsAverages => stats::stats_averages(&mut table, control),
         Show::Totals => stats::totals(&mut table, control),
-        Show::ActiveSockets | Show::DnsZones | Show::Fds | Show::Mem | Show::Sockets => {
+        Show::Blockers | Show::ActiveSockets | Show::DnsZones | Show::Fds | Show::Mem | Show::Sockets => {
             return Err(not_implemented(&format!("SHOW {}", name(item))));
         }
     }
