@@ -111,7 +111,7 @@ fn waits_for_other_things_than_a_full_pool() {
 /// As by the client itself: PostgreSQL's own error, and nothing else is met.
 #[test]
 fn a_request_is_cancelled_by_the_console() {
-    let pooled = pooled("", |builder| builder.setting("stats_users", "watcher"));
+    let pooled = pooled("", |builder| builder.setting("stats_users", "watcher").secret("watcher", ""));
     let mut client = pooled.connect();
     client.send(query("select pg_sleep(60)"));
     eventually("it runs", SOON, || pooled.database.backends("app").iter().any(|b| b.state == "active"));
@@ -263,4 +263,53 @@ fn blockers_are_named_as_clients() {
     assert_eq!(row.number("blocking_pid") as i32, stranger.backend_pid());
     stranger.execute("rollback");
     waiting.read_until_ready();
+}
+
+// ---- SHOW ADVICE ---------------------------------------------------------------------------------------------
+
+#[test]
+fn advice_says_what_is_the_matter_and_why() {
+    let pooled = pooled("", |builder| builder.setting("stats_period", 1));
+    let mut holder = Client::login(&pooled.target().param("application_name", "shop"));
+    let mut console = pooled.pooler.console();
+    holder.execute("select 1");
+    assert!(table(&mut console, "advice").iter().all(|row| row.text("severity") == "notice"));
+    holder.execute("begin; select 'secret'");
+    let mut waiting = pooled.connect();
+    waiting.send(query("select 2"));
+    let name = pooled.database.name();
+    let mut find = |severity: &str, subject: &str| {
+        let rows = table(&mut console, "advice");
+        rows.into_iter().find(|row| row.text("severity") == severity && row.text("subject").contains(subject))
+    };
+    eventually("the pool is full for a period", SOON, || {
+        find("critical", &format!("pool {name}/app")).is_some()
+    });
+    let row = find("critical", "pool").unwrap();
+    assert!(row.text("advice").contains("raise pool_size from 1 to about"), "{}", row.text("advice"));
+    assert!(row.text("evidence").contains("of 1 servers in use"), "{}", row.text("evidence"));
+    eventually("the pause is a long one", SOON * 2, || find("warning", "(shop)").is_some());
+    let row = find("warning", "(shop)").unwrap();
+    assert!(row.text("evidence").starts_with("idles in a transaction since 1"), "{}", row.text("evidence"));
+    assert!(row.text("evidence").ends_with("s: begin; select ?"), "{}", row.text("evidence"));
+    holder.execute("commit");
+    waiting.read_until_ready();
+    eventually("all is well", SOON, || find("critical", "").is_none() && find("warning", "").is_none());
+}
+
+#[test]
+fn pools_that_promise_more_than_the_server_accepts() {
+    let pooled = pooled("", |builder| builder.setting("default_pool_size", 400));
+    pooled.connect().execute("select 1");
+    let rows = table(&mut pooled.pooler.console(), "advice");
+    let row = rows
+        .iter()
+        .find(|row| row.text("subject").starts_with("server 127.0.0.1:"))
+        .expect("a row for the server");
+    assert_eq!(row.text("severity"), "warning");
+    assert!(
+        row.text("evidence").contains("may open 400 connections, the server accepts 297 "),
+        "{}",
+        row.text("evidence")
+    );
 }

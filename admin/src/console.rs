@@ -56,6 +56,7 @@ impl AdminConsole {
             return Err(refused("admin access needed"));
         }
         match command {
+            Command::Show(Show::Advice) => show::advice(control).await,
             Command::Show(Show::Blockers) => show::blockers(control).await,
             Command::Show(item) => {
                 // A table of thousands of clients takes milliseconds, in which this thread's clients would wait.

@@ -5,6 +5,8 @@
 pub enum Show {
     /// `ACTIVE_SOCKETS`
     ActiveSockets,
+    /// `ADVICE`: what to look at, with the evidence. Not PgBouncer's.
+    Advice,
     /// `BLOCKERS`: who waits for whom in PostgreSQL. Not PgBouncer's.
     Blockers,
     /// `CLIENTS`
@@ -127,6 +129,7 @@ impl Type {
 /// Every item with its name.
 pub const ITEMS: &[(&str, Show)] = &[
     ("active_sockets", Show::ActiveSockets),
+    ("advice", Show::Advice),
     ("blockers", Show::Blockers),
     ("clients", Show::Clients),
     ("config", Show::Config),
@@ -183,6 +186,7 @@ impl Show {
         match self {
             Show::ActiveSockets | Show::Sockets => SOCKETS,
             Show::Clients | Show::Servers => CONNECTIONS,
+            Show::Advice => ADVICE,
             Show::Blockers => BLOCKERS,
             Show::Config => CONFIG,
             Show::Databases => DATABASES,
@@ -271,6 +275,8 @@ const SOCKETS: &[Column] = &[
 ];
 
 const CONNECTIONS: &[Column] = SOCKETS.split_at(21).0;
+
+const ADVICE: &[Column] = &[text("severity"), text("subject"), text("advice"), text("evidence")];
 
 /// Times are microseconds.
 const BLOCKERS: &[Column] = &[
@@ -537,6 +543,7 @@ mod tests {
     fn tables_have_as_many_columns_as_pgbouncers() {
         for (item, columns) in [
             ("active_sockets", 28),
+            ("advice", 4),
             ("blockers", 16),
             ("clients", 21),
             ("config", 4),
@@ -569,7 +576,7 @@ mod tests {
         ] {
             assert_eq!(Show::named(item).unwrap().columns().len(), columns, "{item}");
         }
-        assert_eq!(ITEMS.len(), 30 + FAKE_PARAMETERS.len());
+        assert_eq!(ITEMS.len(), 31 + FAKE_PARAMETERS.len());
     }
 
     #[test]

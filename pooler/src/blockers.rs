@@ -64,11 +64,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const LONGEST: usize = 4 << 20;
 
 /// A row of the answer.
-type Values = Vec<Option<String>>;
+pub(crate) type Values = Vec<Option<String>>;
 
 /// What a worker is to ask.
 pub(crate) struct Question {
     pool: Arc<Pool>,
+    sql: &'static str,
     answer: oneshot::Sender<Result<Vec<Values>, String>>,
 }
 
@@ -76,23 +77,9 @@ pub(crate) struct Question {
 pub(crate) async fn rows(shared: &Shared) -> Vec<BlockerRow> {
     let mut databases = shared.registry.databases();
     databases.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut asked = Vec::new();
-    for db in databases {
-        // Whose idle connection can be used, else one that needs none to be in use.
-        let pools = db.pools().into_iter().filter(|pool| pool.open.get() > 0);
-        let Some(pool) = pools.max_by_key(|pool| (pool.idle(), pool.open.get())) else { continue };
-        let (sender, answer) = oneshot::channel();
-        let worker = pool.idle_worker();
-        shared.order(worker, Order::AskBlockers(Question { pool: pool.clone(), answer: sender }));
-        asked.push((pool, answer));
-    }
-    let until = tokio::time::Instant::now() + PATIENCE;
+    let asked = databases.into_iter().filter_map(|db| whom_to_ask(db.pools())).collect();
     let mut rows = Vec::new();
-    for (pool, answer) in asked {
-        let answer = match tokio::time::timeout_at(until, answer).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) | Err(_) => Err("no answer in time".to_owned()),
-        };
+    for (pool, answer) in ask_all(shared, asked, QUESTION).await {
         match answer {
             Ok(found) => {
                 let parties = Parties::new(shared, &pool);
@@ -108,6 +95,37 @@ pub(crate) async fn rows(shared: &Shared) -> Vec<BlockerRow> {
         }
     }
     rows
+}
+
+/// Of these pools one whose idle connection can be used, else one that is in use.
+pub(crate) fn whom_to_ask(pools: Vec<Arc<Pool>>) -> Option<Arc<Pool>> {
+    let in_use = pools.into_iter().filter(|pool| pool.open.get() > 0);
+    in_use.max_by_key(|pool| (pool.idle(), pool.open.get()))
+}
+
+/// Asks over each of these pools at the same time.
+pub(crate) async fn ask_all(
+    shared: &Shared,
+    pools: Vec<Arc<Pool>>,
+    sql: &'static str,
+) -> Vec<(Arc<Pool>, Result<Vec<Values>, String>)> {
+    let ask = |pool: Arc<Pool>| {
+        let (sender, answer) = oneshot::channel();
+        let question = Question { pool: pool.clone(), sql, answer: sender };
+        shared.order(pool.idle_worker(), Order::Ask(question));
+        (pool, answer)
+    };
+    let asked: Vec<_> = pools.into_iter().map(ask).collect();
+    let until = tokio::time::Instant::now() + PATIENCE;
+    let mut answers = Vec::new();
+    for (pool, answer) in asked {
+        let answer = match tokio::time::timeout_at(until, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => Err("no answer in time".to_owned()),
+        };
+        answers.push((pool, answer));
+    }
+    answers
 }
 
 /// Who is behind each backend of one PostgreSQL.
@@ -158,7 +176,7 @@ fn address(peer: Peer) -> String {
     }
 }
 
-/// `None`: the row is none of [`QUESTION`].
+/// A row of what [`QUESTION`] returns.
 fn row(pool: &Pool, parties: &Parties, values: &[Option<String>]) -> Option<BlockerRow> {
     let number = |index: usize| values.get(index).and_then(|value| value.as_deref()?.parse::<u64>().ok());
     let waiting = number(0).map(|pid| {
@@ -202,8 +220,8 @@ const QUESTION: &str = "\
 
 /// Asks PostgreSQL, on this worker.
 pub(crate) async fn ask(worker: Rc<Worker>, question: Question) {
-    let Question { pool, answer } = question;
-    let found = match tokio::time::timeout(PATIENCE, ask_in_time(&worker, &pool)).await {
+    let Question { pool, sql, answer } = question;
+    let found = match tokio::time::timeout(PATIENCE, ask_in_time(&worker, &pool, sql)).await {
         Ok(found) => found,
         Err(_) => Err("no answer in time".to_owned()), // the connection is closed
     };
@@ -211,14 +229,14 @@ pub(crate) async fn ask(worker: Rc<Worker>, question: Question) {
     pool.pump(&worker);
 }
 
-async fn ask_in_time(worker: &Rc<Worker>, pool: &Arc<Pool>) -> Result<Vec<Values>, String> {
+async fn ask_in_time(worker: &Rc<Worker>, pool: &Arc<Pool>, sql: &str) -> Result<Vec<Values>, String> {
     if pool.is_held() {
         return Err("paused".to_owned());
     }
     let idle = pool.shards[worker.index].take_idle(false).and_then(|server| server.into_clean());
     if let Some(mut server) = idle {
         server.info.set_state(ServerState::Tested);
-        let found = query(&mut server).await?;
+        let found = query(&mut server, sql).await?;
         if let Some(server) = server.into_idle() {
             pool.give_back(worker.index, server);
         }
@@ -229,15 +247,15 @@ async fn ask_in_time(worker: &Rc<Worker>, pool: &Arc<Pool>) -> Result<Vec<Values
     let server = server::connect(worker, pool, begun, &[]).await.map_err(|error| error.to_string())?;
     let mut server = server.into_server();
     server.info.set_state(ServerState::Tested);
-    let found = query(&mut server).await;
-    server.close("has been asked who blocks whom");
+    let found = query(&mut server, sql).await;
+    server.close("was opened for one question of the console");
     found
 }
 
-/// Rows of the question; the connection is in order where there are some.
-async fn query(server: &mut Server) -> Result<Vec<Values>, String> {
+/// Rows of the answer; the connection is in order where there are some.
+async fn query(server: &mut Server, sql: &str) -> Result<Vec<Values>, String> {
     let mut request = Vec::new();
-    message::query(&mut request, QUESTION);
+    message::query(&mut request, sql);
     server.own_query(Origin::Pooler);
     server::send(server, &request).await.map_err(|error| error.to_string())?;
     let max_len = server.pool().shared.config.load().limits.max_packet_size;

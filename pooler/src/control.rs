@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tracing::info;
 
+use crate::advice::{self, Advice};
 use crate::blockers::{self, BlockerRow};
 use crate::config::Config;
 use crate::error::Refusal;
@@ -135,6 +136,11 @@ impl Control {
     /// Who waits for whom in PostgreSQL, and who idles in a transaction. Asks PostgreSQL, for two seconds at most.
     pub async fn blockers(&self) -> Vec<BlockerRow> {
         blockers::rows(&self.shared).await
+    }
+
+    /// What an operator should look at. Asks PostgreSQL for its limits, for two seconds at most.
+    pub async fn advice(&self) -> Vec<Advice> {
+        advice::advise(&advice::gather(&self.shared).await)
     }
 
     /// How full each pool is.

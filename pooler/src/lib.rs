@@ -17,6 +17,7 @@
 //! guarded by `cancel`, or passed on by `peers`. Everything from outside goes through `control`.
 
 mod admit;
+pub mod advice;
 mod alarms;
 pub mod blockers;
 mod buffers;

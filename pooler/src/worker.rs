@@ -59,8 +59,8 @@ pub(crate) enum Order {
     End(Arc<ClientInfo>, Refusal),
     /// Have the clients that wait tell what they ask for.
     TellWaiting(Telling),
-    /// Ask PostgreSQL who blocks whom.
-    AskBlockers(Question),
+    /// Ask PostgreSQL something for the console.
+    Ask(Question),
     /// Look at the phase again.
     PhaseChanged,
     /// There is a new configuration.
@@ -387,7 +387,7 @@ impl Worker {
                     local.wake();
                 }
             }
-            Order::AskBlockers(question) => self.spawn(blockers::ask(self.clone(), question)),
+            Order::Ask(question) => self.spawn(blockers::ask(self.clone(), question)),
             Order::PhaseChanged => {
                 if self.shared.phase() == Phase::WaitForServers {
                     self.sessions.borrow().values().for_each(|local| local.wake());

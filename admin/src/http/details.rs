@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
+use pooler::advice::Advice;
 use pooler::blockers::{BlockerRow, Party};
 use pooler::control::Control;
 use pooler::queries::QueryRow;
@@ -30,14 +31,28 @@ impl Details {
         {
             return value.clone();
         }
-        let rows = control.blockers().await;
+        let (rows, advice) = (control.blockers().await, control.advice().await);
         let others = control.clone();
         let rest = spawn_blocking(move || (waiting(others.waiting()), queries(others.queries()))).await;
         let (waiting, queries) = rest.unwrap_or_default();
-        let value = json!({ "waiting": waiting, "queries": queries, "blockers": blockers(rows) });
+        let value = json!({
+            "waiting": waiting,
+            "queries": queries,
+            "blockers": blockers(rows),
+            "advice": advice.iter().take(MOST).map(remark).collect::<Vec<_>>(),
+        });
         *last = Some((Instant::now(), value.clone()));
         value
     }
+}
+
+fn remark(advice: &Advice) -> Value {
+    json!({
+        "severity": advice.severity.name(),
+        "subject": advice.subject,
+        "advice": advice.advice,
+        "evidence": advice.evidence,
+    })
 }
 
 /// Who has waited longest.

@@ -1,6 +1,7 @@
 //! `SHOW`: the pooler's snapshot as tables, a file for each family of them.
 
 mod about;
+mod advice;
 mod blockers;
 mod connections;
 mod latency;
@@ -10,6 +11,7 @@ mod queries;
 mod stats;
 mod waiting;
 
+pub(crate) use advice::advice;
 pub(crate) use blockers::blockers;
 use pgbouncer_compat::columns::{ITEMS, Show};
 use pooler::control::Control;
@@ -46,7 +48,13 @@ pub(crate) fn answer(item: Show, control: &Control, configuration: &dyn Configur
         Show::StatsTotals => stats::stats_totals(&mut table, control),
         Show::StatsAverages => stats::stats_averages(&mut table, control),
         Show::Totals => stats::totals(&mut table, control),
-        Show::Blockers | Show::ActiveSockets | Show::DnsZones | Show::Fds | Show::Mem | Show::Sockets => {
+        Show::Advice
+        | Show::Blockers
+        | Show::ActiveSockets
+        | Show::DnsZones
+        | Show::Fds
+        | Show::Mem
+        | Show::Sockets => {
             return Err(not_implemented(&format!("SHOW {}", name(item))));
         }
     }

@@ -323,6 +323,13 @@ function drawQueries(queries) {
     cell("Errors", el("span", { class: row.errors ? "warn" : "soft" }, count(row.errors)), "n"))));
 }
 
+function drawAdvice(rows) {
+  const kinds = { critical: "bad", warning: "warn" };
+  drawTable("advice", rows.map((row) => el("tr", {},
+    el("th", { scope: "row" }, row.subject, el("div", { class: kinds[row.severity] ?? "soft" }, row.severity)),
+    cell("Advice", row.advice, "wide"), cell("Evidence", el("span", { class: "soft" }, row.evidence), "wide"))));
+}
+
 function drawEvents(state) {
   const totals = new Map(state.events.map((row) => [key(row) + "\u0000" + row.reason, row.total]));
   eventsSeen.push({ at: state.now_ms, totals });
@@ -412,6 +419,7 @@ async function pollDetails() {
     const answer = await fetch("api/details", { cache: "no-store", signal: AbortSignal.timeout(10000) });
     if (answer.ok) {
       const details = await answer.json();
+      drawAdvice(details.advice);
       drawBlockers(details.blockers);
       drawWaiting(details.waiting);
       drawQueries(details.queries);
