@@ -156,6 +156,8 @@ fn metrics_agree_with_the_console_and_with_postgresql() {
     assert_eq!(servers, pooled.database.backends(USER).len() as u64);
     assert_eq!(servers, rows_where(&mut console, "SERVERS", "database", name).len() as u64);
     assert_eq!(metrics.pool("pgferry_pool_saturation_ratio", name, &[]), 1);
+    assert_eq!(metrics.pool("pgferry_pool_servers_in_use", name, &[]), 3);
+    assert_eq!(metrics.pool("pgferry_pool_allowed_servers", name, &[]), 3);
     assert!(
         metrics.0[&format!("pgferry_pool_oldest_wait_seconds{{database=\"{name}\",user=\"{USER}\"}}")] > 0.0
     );
@@ -200,7 +202,14 @@ fn metrics_agree_with_the_console_and_with_postgresql() {
     let state = get(site, "/api/state").json();
     assert_eq!(state["pools"][0]["clients"]["waiting"], 2);
     assert_eq!(state["pools"][0]["database"], name);
+    assert_eq!(state["pools"][0]["in_use"], 3);
     assert_eq!(state["pins"]["rows"][0]["statement"], "create temp table mine (id int)");
+    let details = get(site, "/api/details").json();
+    let waiting = details["waiting"]["rows"].as_array().expect("rows");
+    let statements: Vec<_> =
+        waiting.iter().map(|row| row["statement"].as_str().unwrap_or_default()).collect();
+    assert_eq!(statements, ["select ?", "select ?"]);
+    assert!(details["queries"]["rows"].to_string().contains("create temp table mine (id int)"), "{details}");
     clients[0].execute("commit");
     clients[1].execute("commit");
 }
@@ -503,6 +512,7 @@ fn the_dashboard_in_a_browser() {
             "advisory locks",
             "live, every 2 s",
             "waiting clients: now 1, highest of the last five minutes 1",
+            "select ?",
         ] {
             assert!(page.contains(text), "{width}: no {text:?} in {page}");
         }

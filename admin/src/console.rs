@@ -78,6 +78,8 @@ impl AdminConsole {
     /// Carries out a command.
     pub(crate) async fn run(&self, control: &Control, command: Command) -> Answer {
         match command {
+            Command::Show(Show::Advice) => show::advice(control).await,
+            Command::Show(Show::Blockers) => show::blockers(control).await,
             Command::Show(item) => {
                 // A table of thousands of clients takes milliseconds, in which this thread's clients would wait.
                 let (control, configuration) = (control.clone(), self.configuration.clone());
@@ -99,6 +101,7 @@ impl AdminConsole {
             Command::KillClient(id) => operate::kill_client(control, id),
             Command::Suspend => operate::suspend(control).await,
             Command::WaitClose(database) => operate::wait_close(control, database).await,
+            Command::Cancel(client) => operate::cancel(control, client).await,
         }
     }
 

@@ -3,6 +3,7 @@
 //! All of it runs on the main thread's event loop, and what takes longer than a moment beside it, never on a worker:
 //! a scrape delays no query. It is read-only but for who knows `http_admin_token` (`orders`).
 
+mod details;
 pub(crate) mod health;
 mod orders;
 mod routes;

@@ -69,6 +69,16 @@ fn unusable(text: &'static str, faults: String) -> ErrorMessage {
     ErrorMessage::error(SqlState::CONFIG_FILE_ERROR, text).with_detail(faults)
 }
 
+/// Answered when the request was dealt with, as a client's own request to cancel is.
+pub(crate) async fn cancel(control: &Control, client: Option<u64>) -> Answer {
+    let client = client.ok_or_else(|| refused("invalid client pointer supplied"))?;
+    info!("CANCEL {client} command issued");
+    match control.cancel(client).await {
+        true => Ok(done("CANCEL")),
+        false => Err(refused("client not found")),
+    }
+}
+
 /// With a fault nothing changes.
 pub(crate) fn set(control: &Control, configuration: &dyn Configuration, key: &str, value: &str) -> Answer {
     info!("SET {key} command issued"); // the value may be a secret

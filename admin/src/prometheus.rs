@@ -16,7 +16,7 @@ use pooler::latency::Distribution;
 use tracing::warn;
 
 use table::{Kind, METRICS, Read, Row};
-pub(crate) use table::{clients, saturation, servers};
+pub(crate) use table::{clients, servers};
 pub(crate) use view::View;
 use view::{Admitted, OTHER};
 
@@ -56,6 +56,7 @@ impl Exporter {
             }
         };
         view.pools.iter_mut().for_each(|row| rename(&mut row.database, &mut row.user));
+        view.saturation.iter_mut().for_each(|row| rename(&mut row.database, &mut row.user));
         view.pins.iter_mut().for_each(|row| rename(&mut row.database, &mut row.user));
         view.events.iter_mut().for_each(|row| rename(&mut row.database, &mut row.user));
         view.latencies.iter_mut().for_each(|row| rename(&mut row.database, &mut row.user));

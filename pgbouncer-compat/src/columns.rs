@@ -5,6 +5,10 @@
 pub enum Show {
     /// `ACTIVE_SOCKETS`
     ActiveSockets,
+    /// `ADVICE`: what to look at, with the evidence. Not PgBouncer's.
+    Advice,
+    /// `BLOCKERS`: who waits for whom in PostgreSQL. Not PgBouncer's.
+    Blockers,
     /// `CLIENTS`
     Clients,
     /// `CONFIG`
@@ -39,6 +43,8 @@ pub enum Show {
     Pools,
     /// `PREPARED`: statements that clients have prepared, by pool. Not PgBouncer's.
     Prepared,
+    /// `QUERIES`: which statements hold servers. Not PgBouncer's.
+    Queries,
     /// `SERVERS`
     Servers,
     /// `SOCKETS`
@@ -57,6 +63,8 @@ pub enum Show {
     Users,
     /// `VERSION`
     Version,
+    /// `WAITING`: who waits for a server, and what for. Not PgBouncer's.
+    Waiting,
     /// A parameter that drivers ask for; one row, one column of its name.
     Fake(&'static FakeParameter),
 }
@@ -121,6 +129,8 @@ impl Type {
 /// Every item with its name.
 pub const ITEMS: &[(&str, Show)] = &[
     ("active_sockets", Show::ActiveSockets),
+    ("advice", Show::Advice),
+    ("blockers", Show::Blockers),
     ("clients", Show::Clients),
     ("config", Show::Config),
     ("databases", Show::Databases),
@@ -138,6 +148,7 @@ pub const ITEMS: &[(&str, Show)] = &[
     ("pin_totals", Show::PinTotals),
     ("pools", Show::Pools),
     ("prepared", Show::Prepared),
+    ("queries", Show::Queries),
     ("servers", Show::Servers),
     ("sockets", Show::Sockets),
     ("state", Show::State),
@@ -147,6 +158,7 @@ pub const ITEMS: &[(&str, Show)] = &[
     ("totals", Show::Totals),
     ("users", Show::Users),
     ("version", Show::Version),
+    ("waiting", Show::Waiting),
     ("client_encoding", Show::Fake(&FAKE_PARAMETERS[0])),
     ("default_transaction_isolation", Show::Fake(&FAKE_PARAMETERS[1])),
     ("standard_conforming_strings", Show::Fake(&FAKE_PARAMETERS[2])),
@@ -177,6 +189,8 @@ impl Show {
         match self {
             Show::ActiveSockets | Show::Sockets => SOCKETS,
             Show::Clients | Show::Servers => CONNECTIONS,
+            Show::Advice => ADVICE,
+            Show::Blockers => BLOCKERS,
             Show::Config => CONFIG,
             Show::Databases => DATABASES,
             Show::DnsHosts => DNS_HOSTS,
@@ -193,6 +207,7 @@ impl Show {
             Show::PinTotals => PIN_TOTALS,
             Show::Pools => POOLS,
             Show::Prepared => PREPARED,
+            Show::Queries => QUERIES,
             Show::State => STATE,
             Show::Stats => STATS,
             Show::StatsAverages => STATS_AVERAGES,
@@ -200,6 +215,7 @@ impl Show {
             Show::Totals => TOTALS,
             Show::Users => USERS,
             Show::Version => VERSION,
+            Show::Waiting => WAITING,
             Show::Fake(parameter) => &parameter.columns,
         }
     }
@@ -262,6 +278,28 @@ const SOCKETS: &[Column] = &[
 ];
 
 const CONNECTIONS: &[Column] = SOCKETS.split_at(21).0;
+
+const ADVICE: &[Column] = &[text("severity"), text("subject"), text("advice"), text("evidence")];
+
+/// Times are microseconds.
+const BLOCKERS: &[Column] = &[
+    text("database"),
+    int4("waiting_id"),
+    int4("waiting_pid"),
+    text("waiting_addr"),
+    text("waiting_application"),
+    text("waiting_user"),
+    text("waiting_statement"),
+    numeric("waited"),
+    int4("blocking_id"),
+    int4("blocking_pid"),
+    text("blocking_addr"),
+    text("blocking_application"),
+    text("blocking_user"),
+    text("blocking_statement"),
+    text("state"),
+    numeric("duration"),
+];
 
 const CONFIG: &[Column] = &[text("key"), text("value"), text("default"), text("changeable")];
 
@@ -393,6 +431,22 @@ const POOLS: &[Column] = &[
     text("load_balance_hosts"),
 ];
 
+/// Times are microseconds.
+const QUERIES: &[Column] = &[
+    text("database"),
+    text("user"),
+    text("fingerprint"),
+    text("statement"),
+    numeric("calls"),
+    numeric("rows"),
+    numeric("errors"),
+    numeric("held"),
+    numeric("running"),
+    numeric("mean"),
+    numeric("p95"),
+    numeric("max"),
+];
+
 const STATE: &[Column] = &[text("key"), text("value")];
 
 const STATS: &[Column] = &[
@@ -468,6 +522,20 @@ const USERS: &[Column] = &[
     int4("current_client_connections"),
 ];
 
+const WAITING: &[Column] = &[
+    text("database"),
+    text("user"),
+    int4("id"),
+    text("application_name"),
+    text("addr"),
+    int4("port"),
+    int4("wait"),
+    int4("wait_us"),
+    int4("position"),
+    text("waits_for"),
+    text("statement"),
+];
+
 const VERSION: &[Column] = &[text("version")];
 
 #[cfg(test)]
@@ -478,6 +546,8 @@ mod tests {
     fn tables_have_as_many_columns_as_pgbouncers() {
         for (item, columns) in [
             ("active_sockets", 28),
+            ("advice", 4),
+            ("blockers", 16),
             ("clients", 21),
             ("config", 4),
             ("databases", 17),
@@ -495,6 +565,7 @@ mod tests {
             ("pin_totals", 7),
             ("pools", 17),
             ("prepared", 4),
+            ("queries", 12),
             ("servers", 21),
             ("sockets", 28),
             ("state", 2),
@@ -504,10 +575,11 @@ mod tests {
             ("totals", 2),
             ("users", 8),
             ("version", 1),
+            ("waiting", 11),
         ] {
             assert_eq!(Show::named(item).unwrap().columns().len(), columns, "{item}");
         }
-        assert_eq!(ITEMS.len(), 27 + FAKE_PARAMETERS.len());
+        assert_eq!(ITEMS.len(), 31 + FAKE_PARAMETERS.len());
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub enum Command {
     Kill(Option<String>),
     /// `KILL_CLIENT id`; `None` where no number is given.
     KillClient(Option<u64>),
+    /// `CANCEL id`, of a client; `None` where no number is given. Not PgBouncer's.
+    Cancel(Option<u64>),
     /// `SUSPEND`.
     Suspend,
     /// `SHUTDOWN [mode]`.
@@ -141,6 +143,7 @@ fn command(word: String, argument: Option<String>) -> Result<Option<Command>, Co
         ("reconnect", db) => Command::Reconnect(db),
         ("kill", db) => Command::Kill(db),
         ("kill_client", id) => Command::KillClient(id.as_deref().and_then(leading_number)),
+        ("cancel", id) => Command::Cancel(id.as_deref().and_then(leading_number)),
         ("wait_close", db) => Command::WaitClose(db),
         ("suspend", None) => Command::Suspend,
         ("reload", None) => Command::Reload,
@@ -310,6 +313,8 @@ mod tests {
             ("KILL_CLIENT x", Command::KillClient(None)),
             ("KILL_CLIENT", Command::KillClient(None)),
             ("KILL_CLIENT 99999999999999999999999", Command::KillClient(None)),
+            ("CANCEL 12", Command::Cancel(Some(12))),
+            ("CANCEL", Command::Cancel(None)),
             ("SUSPEND", Command::Suspend),
             ("SHUTDOWN", Command::Shutdown(Shutdown::Immediate)),
             ("SHUTDOWN wait_for_servers", Command::Shutdown(Shutdown::WaitForServers)),

@@ -414,7 +414,8 @@ impl Session {
         }
         *self.local.info.pin() = None;
         self.give_back();
-        if let Some(link) = self.link.take() {
+        if let Some(mut link) = self.link.take() {
+            self.pool.holder_ends(self.worker.index, &mut link.holder, self.worker.now());
             self.unlinked(); // a cancel request that comes now is too late
             let left = matches!(end, End::Gone | End::Terminated);
             let running = match left && !self.rules.now().server.client_gone_cancel {

@@ -8,18 +8,22 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
 use tracing::info;
 
+use crate::advice::{self, Advice};
+use crate::blockers::{self, BlockerRow};
 use crate::config::Config;
 use crate::error::Refusal;
 use crate::lifecycle::Phase;
 use crate::pool::{Db, Pool, PoolRules};
+use crate::queries::QueryRow;
 use crate::reload::{self, Effect, Plan};
 use crate::server::dial;
 use crate::shared::Shared;
 use crate::snapshot::{
     self, Counts, DatabaseRow, DnsHostRow, EventsRow, FdRow, LatencyRow, MemoryRow, PeerRow, PinRow,
-    PinTotalsRow, PoolRow, SocketRow, StatsRow, UserRow,
+    PinTotalsRow, PoolRow, SaturationRow, SocketRow, StatsRow, UserRow,
 };
 use crate::state::Defined;
+use crate::waiting::{self, WaitingRow};
 use crate::worker::Order;
 
 /// Steers a running pooler, from any thread.
@@ -149,6 +153,35 @@ impl Control {
     /// How long waits, requests and transactions took, by pool.
     pub fn latencies(&self) -> Vec<LatencyRow> {
         snapshot::latencies(&self.shared)
+    }
+
+    /// What holds servers, by statement, pool by pool; those first that hold them longest.
+    pub fn queries(&self) -> Vec<QueryRow> {
+        let most = self.shared.config.load().query_stats;
+        let mut pools = self.shared.registry.pools();
+        pools.sort_by(|a, b| (&a.db.name, &a.user.name).cmp(&(&b.db.name, &b.user.name)));
+        pools.iter().flat_map(|pool| pool.queries.top(&pool.db.name, &pool.user.name, most)).collect()
+    }
+
+    /// Who waits for whom in PostgreSQL, and who idles in a transaction. Asks PostgreSQL, for two seconds at most.
+    pub async fn blockers(&self) -> Vec<BlockerRow> {
+        blockers::rows(&self.shared).await
+    }
+
+    /// What an operator should look at. Asks PostgreSQL for its limits, for two seconds at most.
+    pub async fn advice(&self) -> Vec<Advice> {
+        advice::advise(&advice::gather(&self.shared).await)
+    }
+
+    /// How full each pool is.
+    pub fn saturation(&self) -> Vec<SaturationRow> {
+        snapshot::saturation(&self.shared)
+    }
+
+    /// Clients that wait for a server, in the order in which they came. Asks the workers, and blocks for that up to half
+    /// a second.
+    pub fn waiting(&self) -> Vec<WaitingRow> {
+        waiting::rows(&self.shared)
     }
 
     /// Counters by database.
@@ -344,6 +377,18 @@ impl Control {
             }
         }
         Ok(())
+    }
+
+    /// `CANCEL`: cancels what a client is doing, its wait or its query, as if it had asked for that itself; returns when
+    /// that was dealt with. False: there is no such client.
+    pub async fn cancel(&self, id: u64) -> bool {
+        let Some(client) = self.shared.clients.all().into_iter().find(|client| client.id == id) else {
+            return false;
+        };
+        let (done, finished) = tokio::sync::oneshot::channel();
+        self.shared.order(client.worker, Order::Cancel(client, done));
+        let _ = finished.await; // its end is the answer
+        true
     }
 
     /// `KILL_CLIENT`: disconnects the client of this number, which may be one of the console's.

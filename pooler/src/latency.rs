@@ -19,15 +19,9 @@ const BUCKETS: usize = (LAST as usize) << FINE;
 
 /// The bucket of a value.
 fn bucket(micros: u64) -> usize {
-    if micros < 1 << FINE {
-        return micros as usize;
-    }
-    let power = micros.ilog2();
-    if power > LAST {
-        return BUCKETS - 1;
-    }
-    let within = (micros >> (power - FINE)) as usize & ((1 << FINE) - 1);
-    ((power as usize - 1) << FINE) + within
+    let shift = (micros | 1 << FINE).ilog2() - FINE;
+    let index = ((shift as usize) << FINE) + (micros >> shift) as usize;
+    index.min(BUCKETS - 1)
 }
 
 /// The least value of a bucket; of the one behind the last, the first that is too long.
@@ -200,6 +194,19 @@ impl Distribution {
         self.buckets.iter_mut().zip(&other.buckets).for_each(|(count, more)| *count += more);
         self.sum += other.sum;
         self.max = self.max.max(other.max);
+    }
+
+    /// Adds so many, spread evenly from one value up to the next; sum and maximum come by [`with`](Self::with).
+    pub(crate) fn spread(&mut self, count: u64, from: u64, to: u64) {
+        self.buckets.resize(BUCKETS, 0);
+        let (first, last) = (bucket(from), bucket(to - 1));
+        let each = count / (last - first + 1) as u64;
+        self.buckets[first..=last].iter_mut().for_each(|bucket| *bucket += each);
+        self.buckets[last] += count - each * (last - first + 1) as u64;
+    }
+
+    pub(crate) fn with(self, sum: u64, max: u64) -> Distribution {
+        Distribution { sum, max, ..self }
     }
 
     /// The ones that came after `earlier`.

@@ -17,7 +17,9 @@
 //! guarded by `cancel`, or passed on by `peers`. Everything from outside goes through `control`.
 
 mod admit;
+pub mod advice;
 mod alarms;
+pub mod blockers;
 mod buffers;
 mod cancel;
 mod client;
@@ -40,6 +42,7 @@ mod params;
 mod peers;
 mod pool;
 mod prepared;
+pub mod queries;
 pub mod reload;
 mod running;
 mod salvage;
@@ -51,10 +54,12 @@ mod state;
 pub mod stats;
 mod unsent;
 mod vacate;
+pub mod waiting;
 mod worker;
 
 pub use handover::Inheritance;
 pub use lifecycle::Phase;
 pub use listen::{ListenError, Listener, bind};
 pub use net::Peer;
+pub use pool::Occupancy;
 pub use running::{Ended, Running, start};

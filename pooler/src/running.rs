@@ -130,6 +130,7 @@ async fn keep_statistics(shared: Arc<Shared>) {
         for pool in shared.registry.pools() {
             all.add(&pool.periods.end(pool.totals()));
             pool.latency.end_period();
+            pool.saturation.end_period();
         }
         all.add(&shared.consoles.periods.end(shared.consoles.totals()));
         if shared.config.load().log.stats {

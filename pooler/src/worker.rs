@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::admit;
 use crate::alarms::{Alarm, Alarms};
+use crate::blockers::{self, Question};
 use crate::cancel::{self, Cancels};
 use crate::clients::{ClientInfo, ClientState};
 use crate::control::Control;
@@ -25,10 +26,12 @@ use crate::handover::{self, Arriving};
 use crate::lifecycle::Phase;
 use crate::listen::Accepted;
 use crate::pool::Pool;
+use crate::queries::Fingerprints;
 use crate::server::ServerInfo;
 use crate::shared::Shared;
 use crate::state::Sampler;
 use crate::vacate::Vacating;
+use crate::waiting::Telling;
 
 /// Time between two looks at deadlines. PgBouncer's is 333 ms; limits may fire this much late.
 const TICK: Duration = Duration::from_millis(250);
@@ -55,6 +58,10 @@ pub(crate) enum Order {
     Cancel(Arc<ClientInfo>, tokio::sync::oneshot::Sender<()>),
     /// End a client's connection.
     End(Arc<ClientInfo>, Refusal),
+    /// Have the clients that wait tell what they ask for.
+    TellWaiting(Telling),
+    /// Ask PostgreSQL something for the console.
+    Ask(Question),
     /// Look at the phase again.
     PhaseChanged,
     /// There is a new configuration.
@@ -137,6 +144,8 @@ pub(crate) struct Local {
     pub(crate) waited: Cell<u64>,
     /// Counts statements, so that the cancel of one that takes too long meets no other.
     pub(crate) statement: Cell<u64>,
+    /// Whom to tell what it asks for, while it waits.
+    pub(crate) tell: RefCell<Option<Telling>>,
     /// Cancel requests sent, or about to be, to the linked server.
     pub(crate) cancels: RefCell<Option<Rc<Cancels>>>,
 }
@@ -164,6 +173,7 @@ impl Local {
             alarm: Alarm::default(),
             waited: Cell::default(),
             statement: Cell::default(),
+            tell: RefCell::default(),
             cancels: RefCell::default(),
         })
     }
@@ -230,6 +240,8 @@ pub(crate) struct Worker {
     /// Settings that are looked at for every message, as of the last tick.
     pub(crate) max_packet_size: Cell<u32>,
     pub(crate) refuse_simple_query: Cell<bool>,
+    /// Statements that are counted for each pool.
+    pub(crate) query_stats: Cell<usize>,
     /// In bytes.
     pub(crate) client_buffer_limit: Cell<usize>,
     ticks: Cell<u32>,
@@ -243,6 +255,7 @@ pub(crate) struct Worker {
     pinned: RefCell<Vec<Rc<Local>>>,
     pub(crate) alarms: Alarms,
     pub(crate) throttle: Throttle,
+    pub(crate) fingerprints: Fingerprints,
     /// Which transactions are audited although they look harmless.
     pub(crate) sampler: Sampler,
     /// When the session that runs now was woken, in microseconds of the process's clock.
@@ -367,6 +380,10 @@ impl Worker {
         self.max_packet_size.set(config.limits.max_packet_size);
         self.client_buffer_limit.set(config.limits.client_buffer());
         self.refuse_simple_query.set(config.params.refuse_simple_query);
+        self.query_stats.set(config.query_stats);
+        if config.query_stats == 0 {
+            self.shared.registry.pools().iter().for_each(|pool| pool.queries.clear(self.index));
+        }
         self.statement_grace.set(config.timeouts.statement_grace.as_micros() as u64);
     }
 
@@ -399,6 +416,14 @@ impl Worker {
                     local.end(refusal);
                 }
             }
+            Order::TellWaiting(telling) => {
+                let sessions = self.sessions.borrow();
+                for local in sessions.values().filter(|l| l.info.state() == ClientState::Waiting) {
+                    *local.tell.borrow_mut() = Some(telling.clone());
+                    local.wake();
+                }
+            }
+            Order::Ask(question) => self.spawn(blockers::ask(self.clone(), question)),
             Order::PhaseChanged => {
                 if self.shared.phase() == Phase::WaitForServers {
                     self.sessions.borrow().values().for_each(|local| local.wake());
@@ -473,6 +498,8 @@ pub(crate) fn start(shared: Arc<Shared>, index: usize) -> io::Result<(WorkerHand
             pressed: Cell::default(),
             suspended: Cell::default(),
             refuse_simple_query: Cell::default(),
+            query_stats: Cell::default(),
+            fingerprints: Fingerprints::default(),
             statement_grace: Cell::default(),
             sampler: Sampler::default(),
             now: Cell::default(),

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
+use super::details::Details;
 use super::{health, orders, state};
 use crate::console::AdminConsole;
 use crate::prometheus::{Exporter, View};
@@ -25,9 +26,9 @@ pub(super) struct Site {
     pub(super) control: Control,
     pub(super) console: Arc<AdminConsole>,
     exporter: Exporter,
-    /// One rendering of a kind at a time: however many ask, traffic loses no more than a part of one core. What the
-    /// dashboard shows has a turn of its own, since it has to ask the workers, and machines must not wait for that.
-    turns: [Semaphore; 2],
+    details: Details,
+    /// One rendering at a time: however many ask, traffic loses no more than a part of one core.
+    turn: Semaphore,
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -37,19 +38,14 @@ const JSON: &str = "application/json";
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    Machine,
-    Dashboard,
-}
-
 impl Site {
     pub(super) fn new(control: Control, console: Arc<AdminConsole>) -> Site {
         Site {
             control,
             console,
             exporter: Exporter::default(),
-            turns: [Semaphore::new(1), Semaphore::new(1)],
+            details: Details::default(),
+            turn: Semaphore::new(1),
         }
     }
 
@@ -79,23 +75,22 @@ impl Site {
             "/readyz" => {
                 let database = parameter(request.uri().query(), "database");
                 let (ready, text) = self
-                    .render(Turn::Machine, move |site| {
-                        health::readiness(&View::of(&site.control), database.as_deref())
-                    })
+                    .render(move |site| health::readiness(&View::of(&site.control), database.as_deref()))
                     .await
                     .unwrap_or((false, Value::Null));
                 let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
                 in_json(status, &text)
             }
             "/metrics" => {
-                let text = self.render(Turn::Machine, |site| site.exporter.text(&site.control)).await;
+                let text = self.render(|site| site.exporter.text(&site.control)).await;
                 let kind = "text/plain; version=0.0.4; charset=utf-8";
                 text.map_or_else(failed, |text| with_type(StatusCode::OK, kind, text))
             }
             "/api/state" => {
-                let state = self.render(Turn::Dashboard, |site| state::state(&site.control)).await;
+                let state = self.render(|site| state::state(&site.control)).await;
                 state.map_or_else(failed, |state| in_json(StatusCode::OK, &state))
             }
+            "/api/details" => in_json(StatusCode::OK, &self.details.now(&self.control).await),
             _ => with_type(StatusCode::NOT_FOUND, TEXT, "not found\n"),
         }
     }
@@ -109,10 +104,9 @@ impl Site {
     /// Off the event loop, in turn. `None` if it could not be rendered.
     async fn render<T: Send + 'static>(
         self: &Arc<Self>,
-        turn: Turn,
         render: impl FnOnce(&Site) -> T + Send + 'static,
     ) -> Option<T> {
-        let _turn = self.turns[usize::from(turn == Turn::Dashboard)].acquire().await.ok()?;
+        let _turn = self.turn.acquire().await.ok()?;
         let site = self.clone();
         spawn_blocking(move || render(&site)).await.ok()
     }

@@ -1,16 +1,17 @@
 //! What the dashboard shows, as JSON. Counters are told as they are; the page makes rates of them.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use pooler::Phase;
 use pooler::control::Control;
 use pooler::latency::{Distribution, Distributions};
-use pooler::snapshot::{DatabaseRow, PinRow, PoolRow};
+use pooler::snapshot::{DatabaseRow, PinRow, PoolRow, SaturationRow};
 use serde_json::{Map, Value, json};
 
 use super::health;
-use crate::prometheus::{View, clients, saturation, servers};
+use crate::prometheus::{View, clients, servers};
 
 /// So many rows of a kind are told, those that matter most.
 const MOST: usize = 200;
@@ -53,14 +54,16 @@ fn phase(phase: Phase) -> &'static str {
 
 /// Those first that hurt most: by the wait, the queue, the saturation, the traffic.
 fn pools(view: &View) -> Vec<Value> {
+    let full: HashMap<_, _> = view.saturation.iter().map(|row| ((&*row.database, &*row.user), row)).collect();
+    let of = |row: &PoolRow| full.get(&(&*row.database, &*row.user)).copied();
+    let thousandths = |row| of(row).map_or(0, |full| (full.saturation * 1000.0) as u64);
     let mut rows: Vec<&PoolRow> = view.pools.iter().collect();
-    let full = |row: &PoolRow| (saturation(row).unwrap_or(0.0) * 1000.0) as u64;
-    rows.sort_by_key(|row| Reverse((row.maxwait, row.cl_waiting, full(row), row.total.queries)));
+    rows.sort_by_key(|row| Reverse((row.maxwait, row.cl_waiting, thousandths(row), row.total.queries)));
     rows.truncate(MOST);
-    rows.into_iter().map(|row| pool(view, row)).collect()
+    rows.into_iter().map(|row| pool(view, row, of(row))).collect()
 }
 
-fn pool(view: &View, row: &PoolRow) -> Value {
+fn pool(view: &View, row: &PoolRow, full: Option<&SaturationRow>) -> Value {
     let t = &row.total;
     let latency =
         view.latencies.iter().find(|known| known.database == row.database && known.user == row.user);
@@ -72,7 +75,9 @@ fn pool(view: &View, row: &PoolRow) -> Value {
         "servers": by_name(servers(row)),
         "size": row.size,
         "reserve": row.reserve,
-        "saturation": saturation(row),
+        "in_use": full.map(|full| full.in_use),
+        "allowed": full.map(|full| full.allowed).filter(|most| *most > 0),
+        "waited": full.map(|full| full.period.waited),
         "oldest_wait_us": row.maxwait,
         "assignments": t.assignments,
         "transactions": t.xacts,

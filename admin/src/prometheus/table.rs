@@ -2,7 +2,7 @@
 
 use pooler::Phase;
 use pooler::latency::Distribution;
-use pooler::snapshot::{DatabaseRow, LatencyRow, PoolRow, UserRow};
+use pooler::snapshot::{DatabaseRow, LatencyRow, PoolRow, SaturationRow, UserRow};
 
 use super::view::{View, seconds};
 use crate::http::health;
@@ -35,6 +35,8 @@ pub(crate) enum Read {
     By(&'static str, fn(&View) -> Vec<(String, f64)>),
     /// One for each pool.
     Pool(fn(&PoolRow) -> Option<f64>),
+    /// One for each pool, of how full it is.
+    Full(fn(&SaturationRow) -> Option<f64>),
     /// Several for each pool, by one more label.
     PoolBy(&'static str, fn(&PoolRow) -> Vec<(&'static str, f64)>),
     /// One for each pool and reason.
@@ -60,7 +62,7 @@ impl Read {
         match self {
             Read::One(_) => vec![],
             Read::By(label, _) => vec![label],
-            Read::Pool(_) | Read::Pins(_) | Read::Distribution(_) => vec!["database", "user"],
+            Read::Pool(_) | Read::Full(_) | Read::Pins(_) | Read::Distribution(_) => vec!["database", "user"],
             Read::PoolBy(label, _) => vec!["database", "user", label],
             Read::Reasons(_) => vec!["database", "user", "reason"],
             Read::Database(_) => vec!["database"],
@@ -76,6 +78,10 @@ impl Read {
             Read::By(_, read) => read(view).into_iter().for_each(|(label, value)| put(vec![label], value)),
             Read::Pool(read) => view.pools.iter().for_each(|row| {
                 read(row).into_iter().for_each(|value| put(names(row), value));
+            }),
+            Read::Full(read) => view.saturation.iter().for_each(|row| {
+                let names = || vec![row.database.clone(), row.user.clone()];
+                read(row).into_iter().for_each(|value| put(names(), value));
             }),
             Read::PoolBy(_, read) => view.pools.iter().for_each(|row| {
                 let values = read(row).into_iter();
@@ -163,12 +169,6 @@ pub(crate) fn servers(row: &PoolRow) -> [(&'static str, usize); 6] {
     ]
 }
 
-/// Which part of its servers a pool has given away; more than 1 where the reserve is in use. `None` without a limit.
-pub(crate) fn saturation(row: &PoolRow) -> Option<f64> {
-    let busy = row.sv_active + row.sv_being_canceled + row.sv_tested;
-    row.size.filter(|size| *size > 0).map(|size| busy as f64 / size as f64)
-}
-
 fn counts<const N: usize>(counts: [(&'static str, usize); N]) -> Vec<(&'static str, f64)> {
     counts.into_iter().map(|(name, count)| (name, count as f64)).collect()
 }
@@ -218,7 +218,11 @@ pub(crate) const METRICS: &[Row] = &[
         Read::One(|view| flag(health::reasons(view).is_empty())),
         "Whether /readyz answers 200: not shutting down, nothing paused, a server reachable for every database.",
     ),
-    gauge("pgferry_paused", Read::One(|view| flag(view.paused)), "Whether a PAUSE of everything is in effect."),
+    gauge(
+        "pgferry_paused",
+        Read::One(|view| flag(view.paused)),
+        "Whether a PAUSE of everything is in effect.",
+    ),
     gauge(
         "pgferry_shutting_down",
         Read::One(|view| flag(view.phase != Phase::Running)),
@@ -275,7 +279,11 @@ pub(crate) const METRICS: &[Row] = &[
         Read::One(|view| view.process.resident.and_then(total)),
         "Resident memory.",
     ),
-    gauge("process_open_fds", Read::One(|view| view.process.open_files.and_then(total)), "Open file descriptors."),
+    gauge(
+        "process_open_fds",
+        Read::One(|view| view.process.open_files.and_then(total)),
+        "Open file descriptors.",
+    ),
     gauge(
         "process_max_fds",
         Read::One(|view| view.process.most_files.and_then(total)),
@@ -304,9 +312,20 @@ pub(crate) const METRICS: &[Row] = &[
         "Server connections that a pool may have besides when clients have waited.",
     ),
     gauge(
+        "pgferry_pool_allowed_servers",
+        Read::Full(|row| limit(row.allowed)),
+        "Server connections that a pool may have with its reserve, by the strictest of the limits that it has alone or with \
+         others; absent where there is none.",
+    ),
+    gauge(
+        "pgferry_pool_servers_in_use",
+        Read::Full(|row| number(row.in_use)),
+        "Server connections that no client could have now: all but the free ones.",
+    ),
+    gauge(
         "pgferry_pool_saturation_ratio",
-        Read::Pool(saturation),
-        "Servers in use for each that the pool may have; 1: all, more: the reserve as well. Absent without a limit.",
+        Read::Full(|row| (row.allowed > 0).then_some(row.saturation)),
+        "Servers in use for each that is allowed; 1: no other client gets one. Absent without a limit.",
     )
     .largest(),
     gauge(
@@ -336,7 +355,11 @@ pub(crate) const METRICS: &[Row] = &[
         Read::Pool(|row| total(row.total.xacts)),
         "Transactions that were begun (xact_count of SHOW STATS, as the next ones in the same way).",
     ),
-    counter("pgferry_pool_queries_total", Read::Pool(|row| total(row.total.queries)), "Requests that were answered."),
+    counter(
+        "pgferry_pool_queries_total",
+        Read::Pool(|row| total(row.total.queries)),
+        "Requests that were answered.",
+    ),
     counter(
         "pgferry_pool_assignments_total",
         Read::Pool(|row| total(row.total.assignments)),
@@ -353,7 +376,11 @@ pub(crate) const METRICS: &[Row] = &[
         Read::Pool(|row| time(row.total.xact_time)),
         "Time in transactions.",
     ),
-    counter("pgferry_pool_query_seconds_total", Read::Pool(|row| time(row.total.query_time)), "Time in requests."),
+    counter(
+        "pgferry_pool_query_seconds_total",
+        Read::Pool(|row| time(row.total.query_time)),
+        "Time in requests.",
+    ),
     counter(
         "pgferry_pool_wait_seconds_total",
         Read::Pool(|row| time(row.total.wait_time)),
@@ -420,7 +447,8 @@ pub(crate) const METRICS: &[Row] = &[
         "Whether a PAUSE or KILL of the database is in effect.",
     )
     .largest(),
-    gauge("pgferry_database_disabled", Read::Database(|row| flag(row.disabled)), "Whether it is disabled.").largest(),
+    gauge("pgferry_database_disabled", Read::Database(|row| flag(row.disabled)), "Whether it is disabled.")
+        .largest(),
     gauge(
         "pgferry_database_servers",
         Read::Database(|row| number(row.current_connections)),

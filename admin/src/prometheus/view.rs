@@ -8,13 +8,16 @@ use pooler::Phase;
 use pooler::config::Config;
 use pooler::console::is_console;
 use pooler::control::Control;
-use pooler::snapshot::{Counts, DatabaseRow, EventsRow, LatencyRow, PinTotalsRow, PoolRow, UserRow};
+use pooler::snapshot::{
+    Counts, DatabaseRow, EventsRow, LatencyRow, PinTotalsRow, PoolRow, SaturationRow, UserRow,
+};
 
 use super::process::Process;
 
 /// The pooler at one moment, the console left out.
 pub(crate) struct View {
     pub(crate) pools: Vec<PoolRow>,
+    pub(crate) saturation: Vec<SaturationRow>,
     pub(crate) databases: Vec<DatabaseRow>,
     pub(crate) users: Vec<UserRow>,
     pub(crate) pins: Vec<PinTotalsRow>,
@@ -39,6 +42,7 @@ impl View {
         databases.retain(|row| !is_console(&row.name));
         View {
             pools,
+            saturation: control.saturation(),
             databases,
             users: control.users(),
             pins: control.pin_totals(),

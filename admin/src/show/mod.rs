@@ -1,12 +1,18 @@
 //! `SHOW`: the pooler's snapshot as tables, a file for each family of them.
 
 mod about;
+mod advice;
+mod blockers;
 mod connections;
 mod latency;
 mod pins;
 mod pools;
+mod queries;
 mod stats;
+mod waiting;
 
+pub(crate) use advice::advice;
+pub(crate) use blockers::blockers;
 use pgbouncer_compat::columns::Show;
 use pooler::control::Control;
 
@@ -36,10 +42,13 @@ pub(crate) fn answer(item: Show, control: &Control, configuration: &dyn Configur
         Show::PeerPools => pools::peer_pools(&mut table, control),
         Show::Latency => latency::latency(&mut table, control),
         Show::Lists => pools::lists(&mut table, control),
+        Show::Waiting => waiting::waiting(&mut table, control),
+        Show::Queries => queries::queries(&mut table, control),
         Show::Stats => stats::stats(&mut table, control),
         Show::StatsTotals => stats::stats_totals(&mut table, control),
         Show::StatsAverages => stats::stats_averages(&mut table, control),
         Show::Totals => stats::totals(&mut table, control),
+        Show::Advice | Show::Blockers => {} // PostgreSQL has to be asked: the console does that itself
         Show::Sockets => connections::sockets(&mut table, control),
         Show::ActiveSockets => connections::active_sockets(&mut table, control),
         Show::Fds => connections::fds(&mut table, control),

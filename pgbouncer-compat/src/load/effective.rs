@@ -70,6 +70,7 @@ pub(super) fn config(
             admin_token: settings.text_if_any("http_admin_token").map(Secret::new),
         },
         stats_period: settings.time("stats_period"),
+        query_stats: settings.count("query_stats"),
         databases,
         fallback,
         users,

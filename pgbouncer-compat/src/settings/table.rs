@@ -340,6 +340,12 @@ pub const SETTINGS: &[Setting] = &[
          as by PostgreSQL's own limits (`25P04`, `25P03`), or its transaction is rolled back and its next request gets an \
          error of that code. Not a setting of PgBouncer.",
     ),
+    int(
+        "query_stats",
+        "500",
+        "Statements of each pool that `SHOW QUERIES` knows, those that hold servers longest; each takes up to 600 bytes for \
+         every worker. 0: they are not counted. Not a setting of PgBouncer.",
+    ),
     seconds(
         "request_timeout",
         "0",

@@ -128,6 +128,7 @@ fn every_setting_of_pgbouncer_with_its_default() {
             ("max_pins_per_pool", Some("0"), true),
             ("max_waiting_clients", Some("0"), true),
             ("on_timeout", Some("disconnect"), true),
+            ("query_stats", Some("500"), true),
             ("request_timeout", Some("0"), true),
             ("session_state", Some("preserve"), true),
             ("statement_timeout", Some("0"), true),

@@ -79,12 +79,16 @@ impl Session {
 
     /// Counts and logs what is done to the request at the front of `input`, which waits.
     pub(super) fn report_waiting(&self, reason: &'static str) {
+        report(&self.worker, &self.local, reason, Some(self.waiting_text()));
+    }
+
+    /// What the request asks for that waits.
+    pub(super) fn waiting_text(&self) -> &[u8] {
         let mut cutter = self.cutter;
-        let text = match cutter.next(&self.input, &Whole::NONE, u32::MAX) {
+        match cutter.next(&self.input, &Whole::NONE, u32::MAX) {
             Ok(Some(Piece::Begin { tag, bytes, .. })) => self.text_in(tag, &bytes[HEADER_LEN..]),
             _ => &[],
-        };
-        report(&self.worker, &self.local, reason, Some(text));
+        }
     }
 
     /// Ends what has taken too long.

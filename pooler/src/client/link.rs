@@ -15,10 +15,13 @@ use crate::clients::ClientState;
 use crate::config::PoolMode;
 use crate::net::Watch;
 use crate::params::ParamSet;
+use crate::pool::Pool;
+use crate::queries::Ended;
 use crate::salvage::{self, Running};
 use crate::server::{Server, ServerState};
 use crate::state::{self, Answer, Trust};
 use crate::unsent::Unsent;
+use crate::worker::Worker;
 
 const ENCODING: &str = "client_encoding";
 
@@ -61,6 +64,10 @@ pub(super) struct Link {
     pub(super) xact_since: u64,
     /// When the round of requests at hand began; 0 if none is.
     pub(super) query_since: u64,
+    /// What the round at hand has come to.
+    pub(super) ended: Ended,
+    /// The statement since whose answer the open transaction is idle, by its fingerprint, and when that came; 0: none.
+    pub(super) holder: (u64, u64),
 }
 
 impl Link {
@@ -121,6 +128,21 @@ impl Link {
         !self.brought && !self.native.as_ref().is_some_and(|native| native.is_moving())
     }
 
+    /// A round of requests has been answered: it counts under its last statement.
+    fn count_query(&mut self, worker: &Worker, pool: &Pool, now: u64) {
+        let ended = Ended { ran: now - self.query_since, ..std::mem::take(&mut self.ended) };
+        let most = worker.query_stats.get();
+        if most == 0 {
+            return;
+        }
+        let counted = self.server.info.take_text(|text| {
+            let fingerprint = worker.fingerprints.of(text);
+            pool.queries.record(worker.index, fingerprint, text, ended, most);
+            fingerprint
+        });
+        self.holder = (counted.unwrap_or(0), now);
+    }
+
     /// The server alone. What it has not been sent will not be.
     pub(super) fn into_server(mut self) -> Box<Server> {
         self.server.statements.again.forget();
@@ -173,6 +195,8 @@ impl Session {
             settling: false,
             xact_since: 0,
             query_since: 0,
+            ended: Ended::default(),
+            holder: (0, 0),
         };
         link.server.statements.end_batch();
         if let Some(timing) = &mut self.timing {
@@ -295,6 +319,7 @@ impl Session {
         let Some(link) = &mut self.link else { return };
         if link.query_since == 0 {
             link.query_since = now;
+            self.pool.holder_ends(self.worker.index, &mut link.holder, now);
             if let Some(timing) = &mut self.timing {
                 timing.asks(now);
                 timing.statement_begins(now);
@@ -319,6 +344,7 @@ impl Session {
         if link.query_since != 0 {
             counters.query_time.add(now - link.query_since);
             times.running.record(now - link.query_since);
+            link.count_query(&self.worker, &self.pool, now);
             link.query_since = 0;
             if let Some(timing) = &mut self.timing {
                 timing.idles(now);
@@ -331,6 +357,7 @@ impl Session {
             counters.xact_time.add(now - link.xact_since);
             times.transaction.record(now - link.xact_since);
             link.xact_since = 0;
+            link.holder = (0, 0);
             link.notified = false;
             if let Some(timing) = &mut self.timing {
                 timing.transaction_ends();

@@ -17,6 +17,7 @@ use super::timing::Over;
 use super::{End, Session};
 use crate::error::Refusal;
 use crate::prepared::plan_changed;
+use crate::queries::rows_told;
 use crate::server::Received;
 
 impl Session {
@@ -100,6 +101,8 @@ impl Session {
             bytes => self.unsent.send(cx, &mut self.stream, bytes),
         };
         link.fatal |= out.fatal;
+        link.ended.rows += out.rows;
+        link.ended.failed |= out.failed;
         link.stalled = false;
         let ended = link.server.machine.statements_ended() - ended;
         if ended > 0 {
@@ -327,6 +330,11 @@ struct Outcome<'w> {
     fatal: bool,
     /// Requests of the client's that were answered in full.
     readies: usize,
+    /// Statements are counted.
+    counts: bool,
+    /// Rows that they have returned or changed.
+    rows: u64,
+    failed: bool,
     /// A transaction block was open behind one.
     block: bool,
     /// What seldom comes.
@@ -363,6 +371,9 @@ impl<'w> Outcome<'w> {
             at: 0,
             fatal: false,
             readies: 0,
+            counts: worker.query_stats.get() > 0,
+            rows: 0,
+            failed: false,
             block: false,
             news: None,
         }
@@ -388,6 +399,17 @@ impl<'w> Outcome<'w> {
         self.at = end;
         self.fatal |= piece.said.fatal;
         self.note_ready(piece);
+        self.note_end(piece);
+    }
+
+    /// What a statement has come to.
+    #[inline]
+    fn note_end(&mut self, piece: &Received<'_>) {
+        match piece.tag {
+            Some(b'C') if self.counts => self.rows += rows_told(piece.bytes),
+            Some(b'E') => self.failed = true,
+            _ => {}
+        }
     }
 
     fn note_ready(&mut self, piece: &Received<'_>) {
@@ -410,6 +432,7 @@ impl<'w> Outcome<'w> {
                 }
                 self.fatal |= piece.said.fatal;
                 self.note_ready(piece);
+                self.note_end(piece);
                 if piece.tag == Some(b'C') {
                     let news = self.news();
                     news.discarded |= piece.bytes.ends_with(b"DISCARD ALL\0");

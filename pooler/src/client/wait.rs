@@ -12,6 +12,7 @@ use super::{End, Session};
 use crate::cancel;
 use crate::clients::ClientState;
 use crate::error::Refusal;
+use crate::events::LONGEST_SHOWN;
 use crate::pool::{Crowded, Grant, Place, WaitLimit};
 use crate::server::{self, IdleServer};
 
@@ -35,6 +36,7 @@ impl Session {
             None => self.wait_in_queue(since).await,
         };
         let waited = self.worker.now() - since;
+        self.local.tell.take(); // too late
         self.local.waited.set(waited);
         self.counters().wait_time.add(waited);
         if waited > 0 {
@@ -137,6 +139,9 @@ impl Session {
             return Poll::Ready(End::Refused(Refusal::fatal("server shutting down")));
         }
         self.local.watch(cx.waker());
+        if let Some(telling) = self.local.tell.take() {
+            let _ = telling.send((self.local.info.id, sql::outline(self.waiting_text(), LONGEST_SHOWN)));
+        }
         if self.local.long_wait.take() {
             self.unsent.add(|out| ErrorMessage::notice(QUEUED).encode_notice(out));
         }

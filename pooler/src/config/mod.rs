@@ -58,6 +58,8 @@ pub struct Config {
     pub http: Http,
     /// Period of the averages in `SHOW STATS` and of the statistics line in the log.
     pub stats_period: std::time::Duration,
+    /// Statements that each pool's `SHOW QUERIES` keeps; 0: they are not counted.
+    pub query_stats: usize,
     /// `[databases]`, by the name clients use.
     pub databases: BTreeMap<String, Arc<Database>>,
     /// The `*` entry: a template for names not listed.

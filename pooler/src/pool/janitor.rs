@@ -15,6 +15,7 @@ impl Pool {
         self.pump(worker);
         if worker.index == 0 {
             self.keep_minimum(worker);
+            self.look_how_full();
         }
     }
 

@@ -17,6 +17,7 @@ mod interleave;
 mod janitor;
 mod registry;
 mod rules;
+mod saturation;
 mod shard;
 
 use std::collections::HashMap;
@@ -36,6 +37,8 @@ pub(crate) use crowd::Crowded;
 pub(crate) use hosts::{Dial, Hosts};
 pub(crate) use registry::{Db, Defining, NotConfigured, Registry, User};
 pub(crate) use rules::{PoolRules, RulesCache};
+pub use saturation::Occupancy;
+pub(crate) use saturation::Saturation;
 pub(crate) use shard::{Shard, any_idle, hand_over};
 
 use crate::config::Config;
@@ -45,6 +48,7 @@ use crate::intern::Interner;
 use crate::latency::Latency;
 use crate::params::{ParamSet, Params};
 use crate::prepared::{Moments, Texts};
+use crate::queries::Queries;
 use crate::server::{self, ConnectError, IdleServer, Server, ServerInfo, ServerState};
 use crate::shared::Shared;
 use crate::state::{Habits, PinCounts, Settings};
@@ -122,6 +126,8 @@ pub(crate) struct Pool {
     pub(crate) shards: Box<[Shard<IdleServer, Waiter>]>,
     pub(crate) counters: Box<[Counters]>,
     pub(crate) latency: Latency,
+    pub(crate) saturation: Saturation,
+    pub(crate) queries: Queries,
     pub(crate) open: Arc<Tally>,
     pub(crate) clients: Arc<Tally>,
     /// When it was last seen with a connection, in microseconds.
@@ -153,6 +159,8 @@ pub(crate) struct Pool {
     pub(crate) cancelling: Arc<Tally>,
     /// Idle servers that are being checked for a client that waits.
     checking: Arc<Tally>,
+    /// Connections to see who blocks whom.
+    pub(crate) watching: Arc<Tally>,
     /// Clients that wait, where their number is limited.
     crowd: Arc<Tally>,
     /// Clients that have logged in.
@@ -177,6 +185,8 @@ impl Pool {
             shards: (0..workers).map(|_| Shard::default()).collect(),
             counters: (0..workers).map(|_| Counters::default()).collect(),
             latency: Latency::new(workers),
+            saturation: Saturation::default(),
+            queries: Queries::new(workers),
             open: Arc::default(),
             clients: Arc::default(),
             last_used: AtomicU64::new(shared.clock.micros()),
@@ -198,6 +208,7 @@ impl Pool {
             periods: Periods::default(),
             cancelling: Arc::default(),
             checking: Arc::default(),
+            watching: Arc::default(),
             crowd: Arc::default(),
             logged_in: AtomicUsize::new(0),
             arriving: Arc::default(),
@@ -554,6 +565,11 @@ impl Pool {
         let dialling = lock(&self.dialling);
         let failure = dialling.failure.as_ref()?;
         (self.open.get() == 0).then(|| failure.reason.clone())
+    }
+
+    /// Why the last attempt failed, and when the next one is made.
+    pub(crate) fn last_failure(&self) -> Option<(String, u64)> {
+        lock(&self.dialling).failure.as_ref().map(|failure| (failure.reason.clone(), failure.retry_at))
     }
 
     // ---- state -----------------------------------------------------------------------------------------------

@@ -77,14 +77,22 @@ pub(crate) struct ServerInfo {
     pub(crate) notifier: AtomicU32,
     params: Mutex<Arc<ParamSet>>,
     /// What it was last asked to run, or the beginning of that.
-    text: Mutex<Vec<u8>>,
+    text: Mutex<Text>,
+}
+
+/// A text, as far as it is kept.
+#[derive(Debug, Default)]
+pub(crate) struct Text {
+    bytes: Vec<u8>,
+    /// Nobody has counted it yet.
+    new: bool,
 }
 
 /// The generation of servers from another process: never the present one.
 const FOREIGN: u64 = u64::MAX;
 
 /// So much of a text is kept, in bytes.
-const TEXT_KEPT: usize = 512;
+const TEXT_KEPT: usize = 2 << 10;
 
 impl ServerInfo {
     pub(crate) fn state(&self) -> ServerState {
@@ -108,12 +116,20 @@ impl ServerInfo {
 
     pub(crate) fn note_text(&self, text: &[u8]) {
         let mut kept = self.text.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.clear();
-        kept.extend_from_slice(text.get(..TEXT_KEPT).unwrap_or(text));
+        kept.new = true;
+        kept.bytes.clear();
+        kept.bytes.extend_from_slice(text.get(..TEXT_KEPT).unwrap_or(text));
     }
 
     pub(crate) fn text(&self) -> Vec<u8> {
-        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.text.lock().unwrap_or_else(PoisonError::into_inner).bytes.clone()
+    }
+
+    /// Looks at the text if nobody has since it was noted.
+    pub(crate) fn take_text<T>(&self, look: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        let mut kept = self.text.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = std::mem::take(&mut kept.new) && !kept.bytes.is_empty();
+        new.then(|| look(&kept.bytes))
     }
 
     /// It was reached by this name at one of these addresses, whatever the port.

@@ -2,6 +2,8 @@
 // Polls the state, keeps the last minutes of it, and draws. Counters come as they are; rates are made here.
 
 const EVERY_MS = 2000;
+const DETAILS_EVERY_MS = 6000;
+const LONG_IDLE_US = 1e6; // in a transaction
 const SAMPLES = 150; // five minutes
 const SHORTEST = 30; // a curve begins with room for a minute, and grows to the five
 const ROWS = 50; // pools that are drawn
@@ -11,10 +13,14 @@ let last = null; // the state before
 let failures = 0;
 const eventsSeen = []; // {at, totals: Map(key -> number)}
 
+// Said aloud, because tables that a narrow screen lays out as blocks are none to a screen reader.
+const ROLES = { tr: "row", th: "rowheader", td: "cell" };
+
 const $ = (id) => document.getElementById(id);
 
 function el(tag, props = {}, ...children) {
   const node = document.createElement(tag);
+  if (ROLES[tag]) node.setAttribute("role", ROLES[tag]);
   for (const [name, value] of Object.entries(props)) {
     if (value === null || value === undefined || value === false) continue;
     if (name === "class") node.className = value;
@@ -91,26 +97,25 @@ function spark(name, what, show, kind) {
   return graph;
 }
 
-function part(share, kind) {
-  const node = el("span", { class: kind });
+function part(share) {
+  const node = el("span");
   node.style.flex = `0 0 ${(Math.min(Math.max(share, 0), 1) * 100).toFixed(1)}%`;
   return node;
 }
 
-// How much of a pool is given away. Beyond its size the reserve, behind a gap.
+// How much of a pool is given away, of all that it may have with its reserve.
 function saturation(pool) {
-  const busy = pool.servers.active + pool.servers.being_canceled + pool.servers.tested;
-  if (!pool.size) return [el("span", {}, `${count(busy)} `, el("span", { class: "soft" }, "no limit"))];
-  const share = busy / pool.size;
-  const kind = share >= 1 ? "bad" : share >= 0.8 ? "warn" : "";
-  const whole = busy > pool.size ? pool.size + Math.max(pool.reserve, busy - pool.size) : pool.size;
-  const bar = el("div", { class: "bar " + kind, role: "meter", "aria-valuemin": 0, "aria-valuemax": pool.size,
-    "aria-valuenow": Math.min(busy, pool.size), "aria-label": `servers in use: ${busy} of ${pool.size}` });
-  bar.append(part(Math.min(busy, pool.size) / whole));
-  if (busy > pool.size) bar.append(part((busy - pool.size) / whole, "over"));
-  const text = busy > pool.size ? `${pool.size} of ${pool.size}, ${busy - pool.size} of ${pool.reserve} in reserve`
-    : `${busy} of ${pool.size}`;
-  return [el("span", { class: kind }, text), bar];
+  const busy = pool.in_use ?? 0;
+  if (!pool.allowed) return [el("span", {}, `${count(busy)} `, el("span", { class: "soft" }, "no limit"))];
+  const size = Math.min(pool.size ?? pool.allowed, pool.allowed);
+  const reserve = pool.allowed - size;
+  const full = busy >= size;
+  const kind = busy >= pool.allowed || (full && pool.clients.waiting) ? "bad" : full || busy >= size * 0.8 ? "warn" : "";
+  const text = `${busy} of ${size}` + (reserve ? ` + ${reserve}` : "");
+  const bar = el("div", { class: "bar " + kind, role: "meter", "aria-valuemin": 0, "aria-valuemax": pool.allowed,
+    "aria-valuenow": Math.min(busy, pool.allowed), "aria-label": `servers in use: ${busy} of ${pool.allowed}` });
+  bar.append(part(busy / pool.allowed));
+  return [el("span", { class: kind }, text), reserve ? el("span", { class: "soft" }, " reserve") : null, bar];
 }
 
 function cell(label, content, kind) {
@@ -146,7 +151,7 @@ function measure(state) {
     const set = (name, value) => values.set(name + "\u0000" + key(pool), value);
     set("waiting", pool.clients.waiting);
     sum.waiting += pool.clients.waiting;
-    sum.busy += pool.servers.active + pool.servers.being_canceled + pool.servers.tested;
+    sum.busy += pool.in_use ?? 0;
     sum.open += Object.values(pool.servers).reduce((a, b) => a + b, 0);
     sum.oldest = Math.max(sum.oldest, pool.oldest_wait_us);
     if (!old) continue;
@@ -284,33 +289,45 @@ function statement(label, text) {
 }
 
 function drawWaiting(waiting) {
-  drawTable("waiting", waiting.rows.map((row) => el("tr", {}, clientName(row), cell("Pool", poolName(row)),
+  const rows = waiting.rows.slice(0, 10);
+  drawTable("waiting", rows.map((row) => el("tr", {}, clientName(row), cell("Pool", poolName(row)),
     cell("Waits", el("span", { class: "warn" }, time(row.waited_us)), "n"), cell("For", row.waits_for),
     statement("Statement", row.statement))));
-  const more = waiting.all - waiting.rows.length;
+  const more = waiting.all - rows.length;
   $("waiting").querySelector(".hint").textContent =
-    more > 0 ? `The ${waiting.rows.length} of ${waiting.all} that have waited longest.` : "Longest first.";
+    more > 0 ? `The ${rows.length} of ${waiting.all} that have waited longest.` : "Longest first.";
 }
 
+// In PostgreSQL somebody waits for somebody else's lock, or somebody does nothing in a transaction.
 function drawBlockers(rows) {
-  drawTable("blockers", rows.map((row) => el("tr", {}, clientName(row), cell("Pool", poolName(row)),
-    cell("Since", el("span", { class: "warn" }, time(row.since_us)), "n"), cell("What", row.what),
-    statement("Last statement", row.statement))));
+  const known = rows.filter((row) => row.blocking && (row.waiting || row.duration_us > LONG_IDLE_US));
+  drawTable("blockers", known.map((row) => {
+    const by = row.blocking;
+    const below = [by.address, by.client ? "no. " + by.client : "not through pgferry", "pid " + by.pid].filter(Boolean);
+    const waiting = row.waiting ? [el("span", { class: "warn" }, time(row.waited_us)), " " +
+      (row.waiting.application || row.waiting.user || "pid " + row.waiting.pid)] : el("span", { class: "soft" }, "nobody yet");
+    return el("tr", {}, el("th", { scope: "row" }, by.application || by.user || "pid " + by.pid,
+      el("div", { class: "soft" }, below.join(", "))), cell("Database", row.database), cell("Waits for it", waiting),
+      cell("State", two(row.state || "–", row.duration_us === null ? "" : "for " + time(row.duration_us))),
+      statement("Its last statement", by.statement));
+  }));
 }
 
-function drawQueries(rows) {
-  const all = rows.reduce((sum, row) => sum + row.held_us, 0);
-  drawTable("queries", rows.slice(0, 15).map((row) => el("tr", {},
+function drawQueries(queries) {
+  drawTable("queries", queries.rows.slice(0, 12).map((row) => el("tr", {},
     el("th", { scope: "row", class: "statement" }, el("code", {}, row.statement)), cell("Pool", poolName(row)),
-    cell("Held", time(row.held_us), "n"), cell("Share", (100 * row.held_us / Math.max(all, 1)).toFixed(0) + " %", "n"),
+    cell("Held", time(row.held_us), "n"),
+    cell("Share", (100 * row.held_us / Math.max(queries.held_us, 1)).toFixed(0) + " %", "n"),
     cell("Calls", count(row.calls), "n"), cell("Mean", time(row.mean_us), "n"), cell("p95", time(row.p95_us), "n"),
     cell("Rows", count(row.rows), "n"),
     cell("Errors", el("span", { class: row.errors ? "warn" : "soft" }, count(row.errors)), "n"))));
 }
 
 function drawAdvice(rows) {
-  drawTable("advice", rows.map((row) => el("tr", {}, el("th", { scope: "row" }, row.about), cell("Advice", row.advice, "wide"),
-    cell("Evidence", el("span", { class: "soft" }, row.evidence), "wide"))));
+  const kinds = { critical: "bad", warning: "warn" };
+  drawTable("advice", rows.map((row) => el("tr", {},
+    el("th", { scope: "row" }, row.subject, el("div", { class: kinds[row.severity] ?? "soft" }, row.severity)),
+    cell("Advice", row.advice, "wide"), cell("Evidence", el("span", { class: "soft" }, row.evidence), "wide"))));
 }
 
 function drawEvents(state) {
@@ -355,11 +372,7 @@ function draw(state) {
   drawTrouble(state);
   drawFigures(state, now);
   drawPools(state, now);
-  drawWaiting(state.waiting ?? { all: 0, rows: [] });
-  drawBlockers(state.blockers ?? []);
-  drawQueries(state.queries ?? []);
   drawPins(state.pins);
-  drawAdvice(state.advice ?? []);
   drawEvents(state);
   drawDatabases(state);
   drawQuiet(state);
@@ -399,3 +412,21 @@ async function poll() {
 }
 let polledAt = Date.now();
 poll();
+
+// Others have to be asked for these.
+async function pollDetails() {
+  try {
+    const answer = await fetch("api/details", { cache: "no-store", signal: AbortSignal.timeout(10000) });
+    if (answer.ok) {
+      const details = await answer.json();
+      drawAdvice(details.advice);
+      drawBlockers(details.blockers);
+      drawWaiting(details.waiting);
+      drawQueries(details.queries);
+    }
+  } catch (error) {
+    console.warn(error); // the other poll tells
+  }
+  setTimeout(pollDetails, DETAILS_EVERY_MS);
+}
+pollDetails();
