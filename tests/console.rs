@@ -94,7 +94,7 @@ fn refusal(target: &Target) -> Fields {
 }
 
 /// psql as the user who owns the process, through its Unix socket.
-fn psql_as_owner(pooler: &Pooler, arguments: &[&str]) -> Output {
+pub(crate) fn psql_as_owner(pooler: &Pooler, arguments: &[&str]) -> Output {
     let owner = fs::metadata(pooler.dir()).unwrap();
     let mut psql = Command::new(tools::program("psql"));
     psql.uid(owner.uid()).gid(owner.gid()).current_dir("/").args(["-X", "-h"]).arg(pooler.dir());

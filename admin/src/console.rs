@@ -1,5 +1,6 @@
 use std::borrow::Cow;
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use pgbouncer_compat::command::{self, Command};
 use pgbouncer_compat::settings::Values;
 use pooler::console::{Console, Rights};
 use pooler::control::Control;
+use pooler::reload::Plan;
 use protocol::error_fields::ErrorMessage;
 use protocol::message;
 use protocol::sqlstate::SqlState;
@@ -21,8 +23,14 @@ pub trait Configuration: Send + Sync {
     /// Reads the files again and puts them into effect. With a fault in them nothing changes.
     ///
     /// # Errors
-    /// For the log: the console's client is referred to it.
+    /// Every fault, for the client; the log has been told.
     fn reload(&self, control: &Control) -> Result<(), String>;
+
+    /// What a reload of this file would change; without one, of the file that is read next.
+    ///
+    /// # Errors
+    /// Every fault of the files.
+    fn plan(&self, control: &Control, file: Option<&Path>) -> Result<Plan, String>;
 
     /// The settings in effect.
     fn settings(&self) -> Values;
@@ -42,7 +50,7 @@ impl AdminConsole {
         AdminConsole { configuration }
     }
 
-    async fn answer(&self, control: &Control, text: &str, rights: Rights) -> Answer {
+    pub(crate) async fn answer(&self, control: &Control, text: &str, rights: Rights) -> Answer {
         let command = command::parse(text).map_err(|error| refused(error.to_string()))?;
         if rights == Rights::Stats && changes_something(&command) {
             return Err(refused("admin access needed"));
@@ -59,6 +67,7 @@ impl AdminConsole {
             Command::Resume(database) => operate::resume(control, database),
             Command::Kill(database) => operate::kill(control, database),
             Command::Reload => operate::reload(control, &*self.configuration),
+            Command::ReloadPlan(file) => operate::reload_plan(control, &*self.configuration, file),
             Command::Shutdown(mode) => operate::shutdown(control, mode).await,
             Command::Set { .. } => Err(not_implemented("SET of a setting")),
             Command::Disable(_) => Err(not_implemented("DISABLE")),

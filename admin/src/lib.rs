@@ -5,7 +5,9 @@
 //! pooler's, which knows this crate as [`pooler::console::Console`].
 
 mod console;
+pub mod http;
 mod operate;
+mod prometheus;
 mod rows;
 mod show;
 

@@ -17,6 +17,8 @@ pub enum Command {
     Check {
         /// The file.
         config: PathBuf,
+        /// The Unix socket of a running pgferry, or its directory: what would a reload of the file change there?
+        against: Option<PathBuf>,
     },
     /// `pgferry ping ADDRESS`: does a pooler answer there?
     Ping {
@@ -90,8 +92,10 @@ pub fn parse(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Res
         return Ok(Command::Version);
     }
     match matches.subcommand() {
-        Some(("check", check)) => Ok(Command::Check { config: config(check)? }),
         Some(("ping", ping)) => Ok(Command::Ping { address: address(ping)? }),
+        Some(("check", check)) => {
+            Ok(Command::Check { config: config(check)?, against: check.get_one("against").cloned() })
+        }
         Some((_, demo)) => Ok(Command::Demo(demo_options(demo))),
         None => Ok(Command::Run(run_options(&matches)?)),
     }
@@ -153,7 +157,7 @@ pub(crate) fn grammar() -> Clap {
     Clap::new("pgferry")
         .about("A PostgreSQL connection pooler that takes PgBouncer's place")
         .override_usage(
-            "pgferry [OPTION]... CONFIG_FILE\n       pgferry check CONFIG_FILE\n       pgferry ping ADDRESS\n       pgferry demo [OPTION]...",
+            "pgferry [OPTION]... CONFIG_FILE\n       pgferry check [--against SOCKET] CONFIG_FILE\n       pgferry ping ADDRESS\n       pgferry demo [OPTION]...",
         )
         .after_help("A configuration file named check, ping or demo is given as ./check, ./ping or ./demo.")
         .disable_version_flag(true)
@@ -172,7 +176,16 @@ pub(crate) fn grammar() -> Clap {
         .arg(flag("reboot", 'R', "Take over from the running process"))
         .arg(flag("version", 'V', "Show the version, then exit"))
         .subcommand(
-            Clap::new("check").about("Say what is wrong with a configuration file").arg(config_arg().required(true)),
+            Clap::new("check")
+                .about("Say what is wrong with a configuration file")
+                .arg(config_arg().required(true))
+                .arg(
+                    Arg::new("against")
+                        .long("against")
+                        .value_name("SOCKET")
+                        .value_parser(value_parser!(PathBuf))
+                        .help("Unix socket of a running pgferry, or its directory: what would a reload change?"),
+                ),
         )
         .subcommand(Clap::new("ping").about("Ask whether a pooler answers").arg(address_arg()))
         .subcommand(demo_grammar())
@@ -255,9 +268,13 @@ mod tests {
             ("-q check", Command::Run(RunOptions { quiet: true, ..run("check") })),
             ("./check", Command::Run(run("./check"))),
             ("./demo", Command::Run(run("./demo"))),
-            ("check a.ini", Command::Check { config: "a.ini".into() }),
             ("ping localhost:6432", Command::Ping { address: "localhost:6432".into() }),
             ("./ping", Command::Run(run("./ping"))),
+            ("check a.ini", Command::Check { config: "a.ini".into(), against: None }),
+            (
+                "check --against /run/s a.ini",
+                Command::Check { config: "a.ini".into(), against: Some("/run/s".into()) },
+            ),
             ("demo", Command::Demo(demo.clone())),
             (
                 "demo --port 7000 --seconds=5 --clients 3 --pg-bin /x",

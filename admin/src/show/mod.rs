@@ -2,6 +2,7 @@
 
 mod about;
 mod connections;
+mod latency;
 mod pins;
 mod pools;
 mod stats;
@@ -30,14 +31,16 @@ pub(crate) fn answer(item: Show, control: &Control, configuration: &dyn Configur
         Show::Prepared => pools::prepared(&mut table, control),
         Show::Databases => pools::databases(&mut table, control),
         Show::Users => pools::users(&mut table, control),
+        Show::DnsHosts => connections::dns_hosts(&mut table, control),
         Show::Peers => pools::peers(&mut table, control),
         Show::PeerPools => pools::peer_pools(&mut table, control),
+        Show::Latency => latency::latency(&mut table, control),
         Show::Lists => pools::lists(&mut table, control),
         Show::Stats => stats::stats(&mut table, control),
         Show::StatsTotals => stats::stats_totals(&mut table, control),
         Show::StatsAverages => stats::stats_averages(&mut table, control),
         Show::Totals => stats::totals(&mut table, control),
-        Show::ActiveSockets | Show::DnsHosts | Show::DnsZones | Show::Fds | Show::Mem | Show::Sockets => {
+        Show::ActiveSockets | Show::DnsZones | Show::Fds | Show::Mem | Show::Sockets => {
             return Err(not_implemented(&format!("SHOW {}", name(item))));
         }
     }

@@ -8,7 +8,7 @@ use protocol::message::{self, TxStatus};
 use protocol::params::{Tracked, Values};
 use protocol::sqlstate::SqlState;
 
-use super::{Arrival, ConsoleClient};
+use super::{Arrival, ConsoleClient, put_login_notice};
 use crate::consoles::ConsoleInfo;
 use crate::control::Control;
 use crate::secrets::random;
@@ -38,6 +38,8 @@ async fn serve(arrival: &mut Arrival, client: ConsoleClient) {
     let console = Arc::clone(&shared.console);
     let mut out = Vec::new();
     write_welcome(&mut out, &console.version(), &shared.tracked, &client.params);
+    put_login_notice(&mut out, &control.config());
+    message::ready_for_query(&mut out, TxStatus::Idle);
     loop {
         if arrival.conversation.send(&out).await.is_err() {
             return;
@@ -113,5 +115,4 @@ fn write_welcome(out: &mut Vec<u8>, version: &str, tracked: &Tracked, params: &V
     let key = random::<8>();
     let pid = u32::from_be_bytes([key[0] & 0x7f, key[1], key[2], key[3]]);
     message::backend_key_data(out, pid, &key[4..]);
-    message::ready_for_query(out, TxStatus::Idle);
 }

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -84,6 +85,15 @@ impl Stream {
             Stream::Unix(s) => s.try_write(bytes),
             Stream::Closed => Ok(0),
         };
+    }
+
+    /// Its descriptor, if all that there is to the connection is there.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Stream::Tcp(s) => Some(s.as_fd()),
+            Stream::Unix(s) => Some(s.as_fd()),
+            Stream::Closed => None,
+        }
     }
 
     /// User id of the process at the other end of a Unix socket.
