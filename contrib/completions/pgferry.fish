@@ -34,6 +34,7 @@ complete -c pgferry -n "__fish_pgferry_needs_command" -s h -l help -d 'Print hel
 complete -c pgferry -n "__fish_pgferry_needs_command" -a "check" -d 'Say what is wrong with a configuration file'
 complete -c pgferry -n "__fish_pgferry_needs_command" -a "ping" -d 'Ask whether a pooler answers'
 complete -c pgferry -n "__fish_pgferry_needs_command" -a "demo" -d 'Start a throw-away PostgreSQL, pgferry in front of it, and a little load'
+complete -c pgferry -n "__fish_pgferry_using_subcommand check" -l against -d 'Unix socket of a running pgferry, or its directory: what would a reload change?' -r -F
 complete -c pgferry -n "__fish_pgferry_using_subcommand check" -s h -l help -d 'Print help'
 complete -c pgferry -n "__fish_pgferry_using_subcommand ping" -s h -l help -d 'Print help'
 complete -c pgferry -n "__fish_pgferry_using_subcommand demo" -l port -d 'Port of the pooler; without it, any free one' -r
