@@ -1,18 +1,18 @@
-//! Where the configuration comes from, and reading it again.
+//! Where the configuration comes from, reading it again, and changing a setting of it.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use admin::Configuration;
 use pgbouncer_compat::settings::{Applies, Values};
-use pgbouncer_compat::{Faults, Loaded};
+use pgbouncer_compat::{Draft, Faults, Loaded, NotSet, Program};
 use pooler::control::Control;
 use pooler::reload::{Change, Effect, Plan};
 use tracing::{error, info, warn};
 
 use crate::logging::Log;
 
-/// The files, and the settings that were last read from them.
+/// The files, and what is in effect of them.
 pub(crate) struct Source {
     read: Mutex<Read>,
     log: Arc<Log>,
@@ -21,16 +21,36 @@ pub(crate) struct Source {
 struct Read {
     /// What the next reload reads.
     path: PathBuf,
+    draft: Draft,
     settings: Values,
+    /// By `SET`, name and value.
+    was_set: Vec<(String, String)>,
+}
+
+impl Read {
+    /// What a reload of this file would put into effect.
+    fn again(&self, path: &Path) -> Result<Loaded, Faults> {
+        Ok(pgbouncer_compat::reload(path, &self.settings)?.keeping(path, &self.was_set))
+    }
 }
 
 impl Source {
-    pub(crate) fn new(path: &Path, settings: Values, log: Arc<Log>) -> Source {
-        Source { read: Mutex::new(Read { path: path.to_owned(), settings }), log }
+    pub(crate) fn new(path: &Path, draft: Draft, settings: Values, log: Arc<Log>) -> Source {
+        let read = Read { path: path.to_owned(), draft, settings, was_set: Vec::new() };
+        Source { read: Mutex::new(read), log }
     }
 
     fn read(&self) -> MutexGuard<'_, Read> {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn apply_to_log(&self, program: &Program) {
+        if let Some(verbose) = program.verbose {
+            self.log.set_verbosity(verbose);
+        }
+        if let Err(cause) = self.log.reopen(program.logfile.as_deref()) {
+            error!("{cause}");
+        }
     }
 }
 
@@ -38,32 +58,39 @@ impl Configuration for Source {
     /// Reads the files again. With a fault in them nothing changes.
     fn reload(&self, control: &Control) -> Result<(), String> {
         let mut read = self.read();
-        let loaded = pgbouncer_compat::reload(&read.path, &read.settings).map_err(|faults| {
+        let loaded = read.again(&read.path).map_err(|faults| {
             faults.0.iter().for_each(|fault| error!("{fault}"));
             error!("config file loading failed");
             faults.to_string()
         })?;
         loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
-        if let Some(verbose) = loaded.program.verbose {
-            self.log.set_verbosity(verbose);
-        }
-        if let Err(cause) = self.log.reopen(loaded.program.logfile.as_deref()) {
-            error!("{cause}");
-        }
+        self.apply_to_log(&loaded.program);
         let changes = of_settings(&loaded);
-        let plan = control.reload(loaded.config);
+        let Loaded { config, program, settings, draft, .. } = loaded;
+        let plan = control.reload(config);
         changes.iter().chain(&plan.0).for_each(tell);
-        *read = Read { path: loaded.program.conffile, settings: loaded.settings };
+        let was_set = std::mem::take(&mut read.was_set);
+        *read = Read { path: program.conffile, draft, settings, was_set };
+        Ok(())
+    }
+
+    fn set(&self, control: &Control, key: &str, value: &str) -> Result<(), NotSet> {
+        let mut read = self.read();
+        let loaded = read.draft.set(&read.path, &read.settings, key, value)?;
+        self.apply_to_log(&loaded.program);
+        control.reload(loaded.config);
+        read.path = loaded.program.conffile;
+        read.settings = loaded.settings;
+        read.was_set.retain(|(name, _)| name != key);
+        read.was_set.push((key.to_owned(), value.to_owned()));
         Ok(())
     }
 
     fn plan(&self, control: &Control, file: Option<&Path>) -> Result<Plan, String> {
-        let (path, settings) = {
+        let loaded = {
             let read = self.read();
-            (file.unwrap_or(&read.path).to_owned(), read.settings.clone())
+            read.again(file.unwrap_or(&read.path)).map_err(|faults| faults.to_string())?
         };
-        let loaded = pgbouncer_compat::reload(&path, &settings);
-        let loaded = loaded.map_err(|faults: Faults| faults.to_string())?;
         let mut changes = of_settings(&loaded);
         changes.extend(control.plan(&loaded.config).0);
         Ok(Plan(changes))

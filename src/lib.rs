@@ -61,7 +61,7 @@ impl App {
     ) -> Result<App, StartError> {
         let listeners =
             pooler::bind(&loaded.config.listen, inheritance.as_mut()).map_err(StartError::Listen)?;
-        let source = Arc::new(Source::new(path, loaded.settings, log));
+        let source = Arc::new(Source::new(path, loaded.draft, loaded.settings, log));
         let console = Arc::new(AdminConsole::new(source.clone()));
         let running = pooler::start(loaded.config, listeners, console.clone(), inheritance)
             .map_err(StartError::Thread)?;

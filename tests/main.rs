@@ -11,6 +11,8 @@ mod cancels;
 mod chaos;
 mod common;
 mod console;
+mod console_commands;
+mod console_protocol;
 mod copy;
 mod dead_peers;
 mod deadlines;

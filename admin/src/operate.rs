@@ -69,6 +69,58 @@ fn unusable(text: &'static str, faults: String) -> ErrorMessage {
     ErrorMessage::error(SqlState::CONFIG_FILE_ERROR, text).with_detail(faults)
 }
 
+/// With a fault nothing changes.
+pub(crate) fn set(control: &Control, configuration: &dyn Configuration, key: &str, value: &str) -> Answer {
+    info!("SET {key} command issued"); // the value may be a secret
+    configuration.set(control, key, value).map_err(|not_set| {
+        let error = refused("SET failed").with_detail(not_set.what);
+        if not_set.advice.is_empty() { error } else { error.with_hint(not_set.advice) }
+    })?;
+    Ok(done(&format!("SET {key}={value}")))
+}
+
+/// New clients of the database are refused; those that are there stay.
+pub(crate) fn disable(control: &Control, database: Option<String>) -> Answer {
+    let name = named("DISABLE", "disable", database)?;
+    control.set_disabled(&name, true).map_err(refusal)?;
+    Ok(done("DISABLE"))
+}
+
+pub(crate) fn enable(control: &Control, database: Option<String>) -> Answer {
+    let name = named("ENABLE", "enable", database)?;
+    control.set_disabled(&name, false).map_err(refusal)?;
+    Ok(done("ENABLE"))
+}
+
+pub(crate) fn reconnect(control: &Control, database: Option<String>) -> Answer {
+    log_issued("RECONNECT", database.as_deref());
+    spare_console("reconnect", database.as_deref())?;
+    control.reconnect(database.as_deref()).map_err(refusal)?;
+    Ok(done("RECONNECT"))
+}
+
+pub(crate) async fn wait_close(control: &Control, database: Option<String>) -> Answer {
+    log_issued("WAIT_CLOSE", database.as_deref());
+    if let Some(name) = database.as_deref().filter(|name| is_console(name)) {
+        return Err(refused(format!("cannot wait in admin db: {name}")));
+    }
+    control.wait_close(database.as_deref()).await.map_err(refusal)?;
+    Ok(done("WAIT_CLOSE"))
+}
+
+pub(crate) fn kill_client(control: &Control, id: Option<u64>) -> Answer {
+    let id = id.ok_or_else(|| refused("invalid client pointer supplied"))?;
+    log_issued("KILL_CLIENT", Some(&id.to_string()));
+    control.kill_client(id).map_err(refusal)?;
+    Ok(done("KILL_CLIENT"))
+}
+
+pub(crate) async fn suspend(control: &Control) -> Answer {
+    log_issued("SUSPEND", None);
+    control.suspend().await.map_err(refusal)?;
+    Ok(done("SUSPEND"))
+}
+
 /// A shutdown that waits for nobody is answered by the end of the connection alone.
 pub(crate) async fn shutdown(control: &Control, mode: Shutdown) -> Answer {
     let (command, phase) = match mode {
@@ -91,6 +143,13 @@ fn log_issued(command: &str, database: Option<&str>) {
     }
 }
 
+/// The database that a command can't do without.
+fn named(command: &str, verb: &str, database: Option<String>) -> Result<String, ErrorMessage> {
+    let name = database.ok_or_else(|| refused("a database is required"))?;
+    log_issued(command, Some(&name));
+    spare_console(verb, Some(&name)).map(|()| name)
+}
+
 /// The console has neither servers nor clients that could be stopped.
 fn spare_console(verb: &str, database: Option<&str>) -> Result<(), ErrorMessage> {
     match database.filter(|name| is_console(name)) {
@@ -103,7 +162,7 @@ fn refusal(error: ControlError) -> ErrorMessage {
     refused(error.to_string())
 }
 
-fn done(tag: &str) -> Vec<u8> {
+pub(crate) fn done(tag: &str) -> Vec<u8> {
     let mut out = Vec::new();
     message::command_complete(&mut out, tag);
     out

@@ -154,6 +154,9 @@ pub const ITEMS: &[(&str, Show)] = &[
     ("timezone", Show::Fake(&FAKE_PARAMETERS[4])),
 ];
 
+/// What `SHOW TRANSACTION ISOLATION LEVEL` answers. Not PgBouncer's, but drivers ask for it.
+pub static ISOLATION: FakeParameter = fake("transaction_isolation", "read committed");
+
 /// Parameters that exist for drivers' sake.
 pub static FAKE_PARAMETERS: [FakeParameter; 5] = [
     fake("client_encoding", "UTF-8"),

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use crate::cancel;
 use crate::client::{Admitted, Session};
-use crate::clients::{CancelKey, NewClient};
+use crate::clients::{Arriving, CancelKey, NewClient};
 use crate::config::{Config, Database, SessionState};
 use crate::console::{Rights, is_console};
 use crate::error::Refusal;
@@ -98,13 +98,15 @@ pub(crate) async fn admit(worker: Rc<Worker>, accepted: Accepted, leave: Leave) 
         counted,
         leave,
     };
-    shared.clients.logging_in.fetch_add(1, Relaxed);
+    let (id, since) = (arrival.id, arrival.since);
+    shared.clients.arrives(id, Arriving { remote, local, since });
     let limit = shared.config.load().timeouts.client_login;
     let outcome = within(limit, arrival.log_in(), "client_login_timeout").await;
-    shared.clients.logging_in.fetch_sub(1, Relaxed);
+    shared.clients.has_arrived(id);
+    // Boxed, as is what follows the start-up packet: who says nothing would otherwise have room for all of it.
     match outcome {
-        Ok(Login::Session(session)) => arrival.start_session(*session).await,
-        Ok(Login::Console(client)) => console_session::run(arrival, client).await,
+        Ok(Login::Session(session)) => Box::pin(arrival.start_session(*session)).await,
+        Ok(Login::Console(client)) => Box::pin(console_session::run(arrival, client)).await,
         Ok(Login::Done) => {}
         Err(denied) => arrival.turn_away(denied).await,
     }
@@ -165,14 +167,14 @@ impl Arrival {
             self.conversation.send(&out).await?;
         }
         if is_console(startup.database()) {
-            return self.log_in_to_console(&config, &startup).await.map(Login::Console);
+            return Box::pin(self.log_in_to_console(&config, &startup)).await.map(Login::Console);
         }
         if shared.clients.sockets.get() > config.limits.max_client_conn {
             return Err(Refusal::fatal("no more connections allowed (max_client_conn)")
                 .because("max_client_conn")
                 .into());
         }
-        self.log_in_to_database(&config, &startup).await.map(|a| Login::Session(Box::new(a)))
+        Box::pin(self.log_in_to_database(&config, &startup)).await.map(|a| Login::Session(Box::new(a)))
     }
 
     /// Reads up to the start-up packet; `None` if it was a cancel request, which is dealt with, or if the client has left:
@@ -197,7 +199,7 @@ impl Arrival {
                 StartupPacket::Ssl | StartupPacket::GssEnc => self.conversation.send(b"N").await?,
                 StartupPacket::Cancel(cancel) => {
                     if let Some(key) = CancelKey::from_request(cancel.pid, &cancel.secret) {
-                        cancel::request(&self.worker.shared, key, Whence::Client).await;
+                        Box::pin(cancel::request(&self.worker.shared, key, Whence::Client)).await;
                     }
                     return Ok(None);
                 }
@@ -291,6 +293,7 @@ impl Arrival {
             remote: self.remote,
             local: self.local,
             replication: client.replication,
+            fd: self.conversation.stream.fd_number(),
             connected: self.since,
             params: params.clone(),
         };

@@ -140,8 +140,11 @@ pub(crate) const UNCONFIRMED: &str = "cancel request not confirmed by the server
 pub(crate) async fn request(shared: &Shared, key: CancelKey, whence: Whence) {
     let own = shared.config.load().peer_id;
     let is_home = key.peer() == own;
-    let known = shared.clients.by_key(if own != 0 && is_home { key.with_all_hops() } else { key });
-    let Some(client) = known else {
+    let key = if own != 0 && is_home { key.with_all_hops() } else { key };
+    if shared.consoles.cancel(key) {
+        return;
+    }
+    let Some(client) = shared.clients.by_key(key) else {
         shared.handover.pass_on(key, whence).await;
         if own != 0 && !is_home && whence == Whence::Client {
             peers::forward(shared, key).await;

@@ -87,6 +87,8 @@ pub(crate) struct Session {
     counted_kept: usize,
     /// ... and the part that is its alone.
     charge: Charge,
+    /// What the console was told last of `input` and `unsent`, in bytes.
+    shown: (usize, usize),
     /// What it has prepared.
     statements: ClientStatements,
     /// The parameters this client wants.
@@ -181,6 +183,7 @@ impl Session {
             dropping: false,
             unsent: Unsent::default(),
             counted_kept: 0,
+            shown: (0, 0),
             charge,
             statements: ClientStatements::default(),
             params: admitted.params,
@@ -273,6 +276,9 @@ impl Session {
         if let Some(refusal) = self.local.ended() {
             return Err(End::Refused(refusal));
         }
+        if self.comes_to_rest() {
+            return Ok(None);
+        }
         self.unpin_in_time();
         if self.local.alarm.has_rung() {
             self.heed_limits(cx)?;
@@ -281,6 +287,9 @@ impl Session {
             self.after_replies(cx)?;
         }
         loop {
+            if self.comes_to_rest() {
+                return Ok(None);
+            }
             let replied = self.relay_server(cx)?;
             let mut asked = false;
             if self.leaving {
@@ -319,6 +328,20 @@ impl Session {
                 // Who was not read because of it may be now, and nobody would wake this task for that.
             }
         }
+    }
+
+    /// It is to rest (`SUSPEND`), no message is under way in either direction, and nothing is unsent.
+    fn comes_to_rest(&self) -> bool {
+        if !self.worker.suspended.get() {
+            return false;
+        }
+        let link_rests = |link: &Link| {
+            link.unsent.is_empty() && link.server.carry.is_empty() && !link.server.is_mid_reply()
+        };
+        let rests = self.unsent.is_empty() && self.cutter.at_boundary();
+        let rests = rests && self.link.as_ref().is_none_or(link_rests);
+        self.local.resting.set(rests);
+        rests
     }
 
     fn may_read_client(&self) -> bool {

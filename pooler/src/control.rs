@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::oneshot;
 use tracing::info;
 
 use crate::config::Config;
@@ -15,8 +16,8 @@ use crate::reload::{self, Effect, Plan};
 use crate::server::dial;
 use crate::shared::Shared;
 use crate::snapshot::{
-    self, Counts, DatabaseRow, DnsHostRow, EventsRow, LatencyRow, PeerRow, PinRow, PinTotalsRow, PoolRow,
-    SocketRow, StatsRow, UserRow,
+    self, Counts, DatabaseRow, DnsHostRow, EventsRow, FdRow, LatencyRow, MemoryRow, PeerRow, PinRow,
+    PinTotalsRow, PoolRow, SocketRow, StatsRow, UserRow,
 };
 use crate::state::Defined;
 use crate::worker::Order;
@@ -40,6 +41,12 @@ pub enum ControlError {
     DatabaseNotPaused(String),
     /// `RESUME` during a shutdown.
     ShuttingDown,
+    /// `SUSPEND` while a database is paused.
+    DatabasePaused,
+    /// `KILL_CLIENT` of a client that is not there.
+    ClientNotFound,
+    /// A pause was ended before it was complete.
+    Resumed,
 }
 
 impl fmt::Display for ControlError {
@@ -50,6 +57,9 @@ impl fmt::Display for ControlError {
             ControlError::NotPaused => f.write_str("pooler is not paused/suspended"),
             ControlError::DatabaseNotPaused(name) => write!(f, "database {name} is not paused"),
             ControlError::ShuttingDown => f.write_str("pooler is shutting down"),
+            ControlError::DatabasePaused => f.write_str("cannot suspend with paused databases"),
+            ControlError::ClientNotFound => f.write_str("client not found"),
+            ControlError::Resumed => f.write_str("resumed before everything was at rest"),
         }
     }
 }
@@ -84,6 +94,11 @@ impl Control {
         self.shared.is_paused()
     }
 
+    /// Whether `SUSPEND` is in effect.
+    pub fn is_suspended(&self) -> bool {
+        self.shared.is_suspended()
+    }
+
     // ---- what there is ---------------------------------------------------------------------------------------
 
     /// Every pool, by database and user; the console counts as one.
@@ -99,6 +114,21 @@ impl Control {
     /// Every server connection, by pool.
     pub fn servers(&self) -> Vec<SocketRow> {
         snapshot::servers(&self.shared)
+    }
+
+    /// Every client that has not finished its login, by number.
+    pub fn arriving(&self) -> Vec<SocketRow> {
+        snapshot::arriving(&self.shared)
+    }
+
+    /// Every descriptor of a socket: listening, of clients, of servers.
+    pub fn fds(&self) -> Vec<FdRow> {
+        snapshot::fds(&self.shared)
+    }
+
+    /// What memory goes to, by kind.
+    pub fn memory(&self) -> Vec<MemoryRow> {
+        snapshot::memory(&self.shared)
     }
 
     /// Every client that keeps its server between transactions, by number.
@@ -193,9 +223,7 @@ impl Control {
     /// # Errors
     /// Paused already, or no such database.
     pub async fn pause(&self, database: Option<&str>) -> Result<(), ControlError> {
-        if self.shared.is_paused() {
-            return Err(ControlError::AlreadyPaused);
-        }
+        self.check_not_paused()?;
         let pools = match database {
             None => {
                 self.shared.set_paused(true);
@@ -210,11 +238,60 @@ impl Control {
         pools.iter().for_each(|pool| pool.hold(true));
         while pools.iter().any(|pool| pool.open.get() + pool.db.hub.open().get() > 0) {
             tokio::time::sleep(LOOK_AGAIN).await;
+            if pools.iter().any(|pool| !pool.is_held()) {
+                return Err(ControlError::Resumed);
+            }
         }
         Ok(())
     }
 
-    /// `RESUME`: ends a pause. The global form leaves databases alone that were paused by name.
+    fn check_not_paused(&self) -> Result<(), ControlError> {
+        match self.shared.is_paused() || self.shared.is_suspended() {
+            true => Err(ControlError::AlreadyPaused),
+            false => Ok(()),
+        }
+    }
+
+    /// `SUSPEND`: nothing more is accepted or read; returns when no message is under way and nothing is unsent. Who has
+    /// not come to rest after `suspend_timeout` is disconnected. Ends by itself when no console client is left.
+    ///
+    /// # Errors
+    /// Paused already, the whole or a database.
+    pub async fn suspend(&self) -> Result<(), ControlError> {
+        self.check_not_paused()?;
+        if self.shared.registry.databases().iter().any(|db| db.paused.load(Relaxed)) {
+            return Err(ControlError::DatabasePaused);
+        }
+        self.shared.suspended.send_replace(true);
+        let deadline = self.config().timeouts.suspend.map(|timeout| tokio::time::Instant::now() + timeout);
+        while self.stirring(deadline.is_some_and(|at| tokio::time::Instant::now() >= at)).await > 0 {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        match self.shared.is_suspended() {
+            true => Ok(()),
+            false => Err(ControlError::Resumed),
+        }
+    }
+
+    /// Has all sessions rest, or end. Returns how many do not rest yet.
+    async fn stirring(&self, end: bool) -> usize {
+        let mut stirring = 0;
+        for worker in 0..self.shared.worker_count() {
+            let (answer, counted) = oneshot::channel();
+            let refusal = end.then(|| Refusal::fatal("suspend_timeout"));
+            self.shared.order(worker, Order::Suspend(refusal, answer));
+            stirring += counted.await.unwrap_or(0); // a worker that has stopped has none
+        }
+        stirring
+    }
+
+    /// Ends `SUSPEND`.
+    pub(crate) fn unsuspend(&self) {
+        self.shared.suspended.send_replace(false);
+        (0..self.shared.worker_count()).for_each(|worker| self.shared.order(worker, Order::Unsuspend));
+    }
+
+    /// `RESUME`: ends a pause, or `SUSPEND`. The global form leaves databases alone that were paused by name.
     ///
     /// # Errors
     /// Not paused, no such database, or shutting down.
@@ -223,6 +300,10 @@ impl Control {
             None => {
                 if self.shared.phase() != Phase::Running {
                     return Err(ControlError::ShuttingDown);
+                }
+                if self.shared.is_suspended() {
+                    self.unsuspend();
+                    return Ok(());
                 }
                 if !self.shared.is_paused() {
                     return Err(ControlError::NotPaused);
@@ -250,16 +331,12 @@ impl Control {
     /// # Errors
     /// Paused already, or no such database.
     pub fn kill(&self, database: Option<&str>) -> Result<(), ControlError> {
-        if self.shared.is_paused() {
-            return Err(ControlError::AlreadyPaused);
-        }
-        let databases = match database {
-            None => {
-                self.shared.registry.databases().into_iter().filter(|db| !db.pools().is_empty()).collect()
-            }
-            Some(name) => vec![self.database(name)?],
-        };
-        for db in databases {
+        self.check_not_paused()?;
+        for db in self
+            .databases_or_all(database)?
+            .into_iter()
+            .filter(|db| database.is_some() || !db.pools().is_empty())
+        {
             db.paused.store(true, Relaxed);
             for pool in db.pools() {
                 pool.hold(true);
@@ -269,8 +346,59 @@ impl Control {
         Ok(())
     }
 
-    /// Ends the process: at once, or when clients or servers have gone.
+    /// `KILL_CLIENT`: disconnects the client of this number, which may be one of the console's.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn kill_client(&self, id: u64) -> Result<(), ControlError> {
+        if let Some(client) = self.shared.clients.all().into_iter().find(|client| client.id == id) {
+            let refusal = Refusal::fatal("admin forced disconnect");
+            self.shared.order(client.worker, Order::End(client, refusal));
+            return Ok(());
+        }
+        self.shared.consoles.end(id).then_some(()).ok_or(ControlError::ClientNotFound)
+    }
+
+    /// `DISABLE`, or `ENABLE`: whether new clients may log in to a database.
+    ///
+    /// # Errors
+    /// No such database.
+    pub fn set_disabled(&self, database: &str, disabled: bool) -> Result<(), ControlError> {
+        self.database(database)?.disabled.store(disabled, Relaxed);
+        Ok(())
+    }
+
+    /// `RECONNECT`: every server is closed as soon as it is free, and what servers said at their login is forgotten.
+    ///
+    /// # Errors
+    /// No such database.
+    pub fn reconnect(&self, database: Option<&str>) -> Result<(), ControlError> {
+        for pool in self.databases_or_all(database)?.iter().flat_map(|db| db.pools()) {
+            pool.renew("close_needed");
+            self.pump(&pool);
+        }
+        Ok(())
+    }
+
+    /// `WAIT_CLOSE`: returns when no server is left that is to be closed. Dropping the future stops the waiting.
+    ///
+    /// # Errors
+    /// No such database.
+    pub async fn wait_close(&self, database: Option<&str>) -> Result<(), ControlError> {
+        let databases = self.databases_or_all(database)?;
+        let closing =
+            |pool: &Arc<Pool>| pool.members().iter().any(|member| member.generation != pool.generation());
+        while databases.iter().flat_map(|db| db.pools()).any(|pool| closing(&pool)) {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+
+    /// Ends the process: at once, or when clients or servers have gone. Who rests could not go: that is over.
     pub fn shutdown(&self, phase: Phase) {
+        if self.shared.is_suspended() {
+            self.unsuspend();
+        }
         if phase == Phase::WaitForServers {
             self.shared.set_paused(true);
             self.shared.registry.pools().iter().for_each(|pool| pool.hold(true));
@@ -343,6 +471,14 @@ impl Control {
     fn pump(&self, pool: &Arc<Pool>) {
         (0..self.shared.worker_count())
             .for_each(|worker| self.shared.order(worker, Order::Pump(pool.clone())));
+    }
+
+    /// The database of this name, or all that somebody has used.
+    fn databases_or_all(&self, name: Option<&str>) -> Result<Vec<Arc<Db>>, ControlError> {
+        match name {
+            None => Ok(self.shared.registry.databases()),
+            Some(name) => Ok(vec![self.database(name)?]),
+        }
     }
 
     fn database(&self, name: &str) -> Result<Arc<Db>, ControlError> {

@@ -59,6 +59,7 @@ pub fn start(
     }
     let _ = shared.workers.set(handles); // set nowhere else
     let takeover = inheritance.map(|it| it.settle(&shared));
+    let _ = shared.listening.set(listeners.iter().map(Listener::listening).collect());
     Ok(Running { shared, listeners, takeover, threads })
 }
 

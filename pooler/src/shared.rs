@@ -25,6 +25,7 @@ use crate::names::Names;
 use crate::peers::Peers;
 use crate::pool::{Census, Hosts, Registry, Tally};
 use crate::secrets::Secrets;
+use crate::snapshot::Listening;
 use crate::worker::{Order, WorkerHandle};
 
 /// One clock for the process: microseconds since it started.
@@ -86,6 +87,8 @@ pub(crate) struct Shared {
     phase_now: AtomicU8,
     /// Set once, before the first connection is accepted.
     pub(crate) workers: OnceLock<Vec<WorkerHandle>>,
+    /// Set once as well.
+    pub(crate) listening: OnceLock<Vec<Listening>>,
     worker_count: usize,
     ids: AtomicU64,
     /// Smaller ones were given out by the process before this one.
@@ -93,6 +96,8 @@ pub(crate) struct Shared {
     /// Clients that come from another process, or go to one.
     pub(crate) handover: Handover,
     paused: AtomicBool,
+    /// By `SUSPEND`: nothing is accepted and nothing read.
+    pub(crate) suspended: watch::Sender<bool>,
     /// The port that was bound, for the console; the configured one may be 0.
     pub(crate) port: AtomicUsize,
 }
@@ -120,11 +125,13 @@ impl Shared {
             phase_changes: watch::Sender::new(Phase::Running),
             phase_now: AtomicU8::new(Phase::Running as u8),
             workers: OnceLock::new(),
+            listening: OnceLock::new(),
             worker_count: config.workers.get(),
             ids: AtomicU64::new(since.next_id.max(1)),
             first_id: since.next_id,
             paused: AtomicBool::new(since.paused),
             handover: Handover::default(),
+            suspended: watch::Sender::new(false),
             port: AtomicUsize::new(config.listen.port.into()),
             config: ArcSwap::from_pointee(config),
         }
@@ -164,6 +171,10 @@ impl Shared {
         self.paused.store(paused, Relaxed);
     }
 
+    pub(crate) fn is_suspended(&self) -> bool {
+        *self.suspended.borrow()
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port.load(Relaxed) as u16
     }
@@ -172,7 +183,8 @@ impl Shared {
     pub(crate) fn forget_unused_databases(&self, now: u64) {
         let limit = self.config.load().timeouts.autodb_idle.map(|d| d.as_micros() as u64);
         for db in self.registry.databases() {
-            let used = db.clients.get() > 0 || db.servers.get() > 0 || db.paused.load(Relaxed);
+            let steered = db.paused.load(Relaxed) || db.disabled.load(Relaxed);
+            let used = db.clients.get() > 0 || db.servers.get() > 0 || steered;
             if !db.auto || used {
                 db.last_used.store(now, Relaxed);
             } else if limit.is_some_and(|limit| now.saturating_sub(db.last_used.load(Relaxed)) >= limit) {

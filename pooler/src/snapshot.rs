@@ -1,5 +1,7 @@
 //! What the pooler looks like at one moment, as plain data: the console and the metrics render the same rows.
 
+mod process;
+
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -19,6 +21,9 @@ use crate::pool::{Db, Pool};
 use crate::server::{ServerInfo, ServerState};
 use crate::shared::Shared;
 use crate::stats::Totals;
+
+pub use process::{FdRow, MemoryRow};
+pub(crate) use process::{Listening, arriving, fds, memory};
 
 /// One pool.
 #[derive(Debug, Clone)]
@@ -96,6 +101,12 @@ pub struct SocketRow {
     pub remote_pid: u32,
     /// Tracked `application_name`.
     pub application_name: Option<String>,
+    /// Bytes of the message that the console is answering.
+    pub answering: usize,
+    /// Bytes that were read from it and could not be dealt with yet.
+    pub input: usize,
+    /// Bytes for it that it has not taken yet.
+    pub unsent: usize,
 }
 
 /// A client that keeps its server between transactions.
@@ -386,6 +397,9 @@ fn console_client(shared: &Shared, client: ConsoleInfo) -> SocketRow {
         link: None,
         remote_pid: client.remote.pid().map_or(0, |pid| pid as u32),
         application_name: client.application_name,
+        answering: client.busy,
+        input: 0,
+        unsent: 0,
     }
 }
 
@@ -412,6 +426,9 @@ fn client_row(shared: &Shared, client: &ClientInfo) -> SocketRow {
         link: Some(client.server.load(Relaxed)).filter(|id| *id != 0),
         remote_pid: client.remote.pid().map_or(0, |pid| pid as u32),
         application_name: client.params().application_name().map(str::to_owned),
+        answering: 0,
+        input: client.input.load(Relaxed),
+        unsent: client.unsent.load(Relaxed),
     }
 }
 
@@ -456,6 +473,9 @@ fn server_row(shared: &Shared, pool: &Pool, server: &ServerInfo) -> SocketRow {
         link: Some(server.client.load(Relaxed)).filter(|id| *id != 0),
         remote_pid: server.pid,
         application_name: server.params().application_name().map(str::to_owned),
+        answering: 0,
+        input: 0,
+        unsent: 0,
     }
 }
 

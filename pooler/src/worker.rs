@@ -18,6 +18,7 @@ use crate::admit;
 use crate::alarms::{Alarm, Alarms};
 use crate::cancel::{self, Cancels};
 use crate::clients::{ClientInfo, ClientState};
+use crate::control::Control;
 use crate::error::Refusal;
 use crate::events::Throttle;
 use crate::handover::{self, Arriving};
@@ -36,7 +37,7 @@ const TICK: Duration = Duration::from_millis(250);
 const SWEEP: u32 = 20;
 
 /// Bytes read at once. Large enough for bulk transfers, small enough to stay in the second-level cache.
-const READ_BUFFER: usize = 64 << 10;
+pub(crate) const READ_BUFFER: usize = 64 << 10;
 
 /// What a worker is told to do.
 pub(crate) enum Order {
@@ -60,6 +61,11 @@ pub(crate) enum Order {
     Reloaded,
     /// The servers that this pool has had are to be closed.
     Renewed(Arc<Pool>),
+    /// `SUSPEND`: sessions are to come to rest, those that have not yet are to be ended if there is a refusal for them.
+    /// Answered with their number.
+    Suspend(Option<Refusal>, tokio::sync::oneshot::Sender<usize>),
+    /// It is over.
+    Unsuspend,
 }
 
 /// The way to a worker from other threads.
@@ -115,6 +121,8 @@ pub(crate) struct Local {
     pub(crate) preparing: Cell<bool>,
     /// It is to go to another process as soon as it is at rest.
     pub(crate) travels: Cell<bool>,
+    /// It reads nothing more, as `SUSPEND` has asked.
+    pub(crate) resting: Cell<bool>,
     /// Its request waits until nobody is connected to a database.
     pub(crate) vacating: Cell<Vacating>,
     /// When it gives up a server that it keeps for a moment only, in microseconds; 0: it keeps none.
@@ -148,6 +156,7 @@ impl Local {
             busy: Cell::default(),
             preparing: Cell::default(),
             travels: Cell::default(),
+            resting: Cell::default(),
             vacating: Cell::default(),
             unpin_at: Cell::default(),
             listed: Cell::default(),
@@ -226,6 +235,8 @@ pub(crate) struct Worker {
     ticks: Cell<u32>,
     /// Since the last tick clients were not read because too much is kept in all.
     pub(crate) pressed: Cell<bool>,
+    /// Sessions are to rest (`SUSPEND`).
+    pub(crate) suspended: Cell<bool>,
     /// In microseconds.
     pub(crate) statement_grace: Cell<u64>,
     /// Sessions that keep a server for a moment only.
@@ -272,6 +283,13 @@ impl Worker {
     }
 
     fn tick(self: &Rc<Self>) {
+        if self.suspended.get() {
+            if self.index == 0 && self.shared.consoles.len() == 0 {
+                tracing::info!("admin disappeared when suspended, doing RESUME");
+                Control::new(self.shared.clone()).unsuspend();
+            }
+            return;
+        }
         let now = self.shared.clock.micros();
         self.pinned.borrow_mut().retain(|local| {
             let at = local.unpin_at.get();
@@ -326,6 +344,23 @@ impl Worker {
         }
     }
 
+    /// How many sessions have not come to rest; with a refusal they are ended. Those that wait for a server have nothing
+    /// under way and wait on.
+    fn stirring(&self, refusal: Option<Refusal>) -> usize {
+        let sessions = self.sessions.borrow();
+        let stirring: Vec<_> = sessions
+            .values()
+            .filter(|local| !local.resting.get() && local.info.state() != ClientState::Waiting)
+            .collect();
+        for local in &stirring {
+            match &refusal {
+                Some(refusal) => local.end(refusal.clone()),
+                None => local.wake(),
+            }
+        }
+        stirring.len()
+    }
+
     fn note_settings(&self) {
         let config = self.shared.config.load();
         self.max_packet_size.set(config.limits.max_packet_size);
@@ -367,6 +402,18 @@ impl Worker {
                 if self.shared.phase() == Phase::WaitForServers {
                     self.sessions.borrow().values().for_each(|local| local.wake());
                 }
+            }
+            Order::Suspend(refusal, answer) => {
+                self.suspended.set(self.shared.is_suspended()); // it may be over by now
+                let _ = answer.send(self.stirring(refusal));
+            }
+            Order::Unsuspend => {
+                self.suspended.set(false);
+                for local in self.sessions.borrow().values() {
+                    local.resting.set(false);
+                    local.wake();
+                }
+                self.shared.registry.pools().iter().for_each(|pool| pool.pump(self));
             }
             Order::Reloaded => {
                 self.note_settings();
@@ -423,6 +470,7 @@ pub(crate) fn start(shared: Arc<Shared>, index: usize) -> io::Result<(WorkerHand
             client_buffer_limit: Cell::default(),
             ticks: Cell::default(),
             pressed: Cell::default(),
+            suspended: Cell::default(),
             refuse_simple_query: Cell::default(),
             statement_grace: Cell::default(),
             sampler: Sampler::default(),

@@ -7,10 +7,10 @@ mod pins;
 mod pools;
 mod stats;
 
-use pgbouncer_compat::columns::{ITEMS, Show};
+use pgbouncer_compat::columns::Show;
 use pooler::control::Control;
 
-use crate::console::{Answer, Configuration, not_implemented};
+use crate::console::{Answer, Configuration};
 use crate::rows::Table;
 
 /// Answers `SHOW item`.
@@ -40,14 +40,11 @@ pub(crate) fn answer(item: Show, control: &Control, configuration: &dyn Configur
         Show::StatsTotals => stats::stats_totals(&mut table, control),
         Show::StatsAverages => stats::stats_averages(&mut table, control),
         Show::Totals => stats::totals(&mut table, control),
-        Show::ActiveSockets | Show::DnsZones | Show::Fds | Show::Mem | Show::Sockets => {
-            return Err(not_implemented(&format!("SHOW {}", name(item))));
-        }
+        Show::Sockets => connections::sockets(&mut table, control),
+        Show::ActiveSockets => connections::active_sockets(&mut table, control),
+        Show::Fds => connections::fds(&mut table, control),
+        Show::Mem => about::memory(&mut table, control),
+        Show::DnsZones => {} // the system's resolver knows none
     }
     Ok(table.finish())
-}
-
-fn name(item: Show) -> String {
-    let known = ITEMS.iter().find(|(_, known)| *known == item);
-    known.map(|(name, _)| name.to_ascii_uppercase()).unwrap_or_default()
 }

@@ -157,6 +157,7 @@ fn timeouts(settings: &Values) -> Timeouts {
         cancel_wait: settings.time_limit("cancel_wait_timeout"),
         autodb_idle: settings.time_limit("autodb_idle_timeout"),
         pool_idle: settings.time_limit("pool_idle_timeout"),
+        suspend: settings.time_limit("suspend_timeout"),
     }
 }
 

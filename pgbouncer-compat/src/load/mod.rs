@@ -1,6 +1,7 @@
 //! From a file's draft to the effective configuration, in one step that reports every fault.
 
 mod effective;
+mod set;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -9,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pooler::config::{Config, Database, Userlist};
+
+pub use set::NotSet;
 
 use crate::finding::{Faults, Finding, Place, Report, did_you_mean};
 use crate::ini::{self, Item, ReadFile};
@@ -28,6 +31,8 @@ pub struct Loaded {
     pub warnings: Vec<Finding>,
     /// Settings that differ from those in effect. Those that are fixed at the start have kept their values above.
     pub changes: Vec<Change>,
+    /// The files, for `SET`.
+    pub draft: Draft,
 }
 
 /// Settings of the process rather than the pooler.
@@ -77,10 +82,10 @@ fn load_over(
     let mut report = Report::default();
     let mut draft = Draft::read(path, read_file, &mut report);
     let changes = running.map(|running| draft.settings.keep_fixed(running)).unwrap_or_default();
-    let loaded = draft.resolve(path, read_file, &mut report);
+    let loaded = draft.clone().resolve(path, read_file, &mut report);
     if report.faults.is_empty() {
         report.warnings.sort_by(|a, b| a.place.cmp(&b.place));
-        return Ok(Loaded { warnings: report.warnings, changes, ..loaded });
+        return Ok(Loaded { warnings: report.warnings, changes, draft, ..loaded });
     }
     report.faults.sort_by(|a, b| a.place.cmp(&b.place));
     Err(Faults(report.faults))
@@ -90,8 +95,8 @@ fn load_over(
 type Named = (String, String, Place);
 
 /// The sections' content, in the order of the files.
-#[derive(Default)]
-struct Draft {
+#[derive(Debug, Clone, Default)]
+pub struct Draft {
     settings: Values,
     databases: Vec<Named>,
     users: Vec<Named>,
@@ -262,6 +267,7 @@ impl Draft {
             settings,
             warnings: Vec::new(),
             changes: Vec::new(),
+            draft: Draft::default(),
         }
     }
 }

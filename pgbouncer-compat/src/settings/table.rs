@@ -221,8 +221,7 @@ pub const SETTINGS: &[Setting] = &[
         .unit(Unit::Seconds)
         .range(1, MAX),
     list("stats_users", "", "Users with read-only rights on the console."),
-    seconds("suspend_timeout", "10", "How long `SUSPEND` waits for buffers to empty; 0: for ever.")
-        .harmless("there is no `SUSPEND` yet"),
+    seconds("suspend_timeout", "10", "How long `SUSPEND` waits for buffers to empty; 0: for ever."),
     flag("syslog", "0", "Log to syslog.").only(&["0"]),
     text("syslog_facility", "Facility of syslog.").default("daemon").harmless("used only with `syslog = 1`"),
     text("syslog_ident", "Tag of lines in syslog.")

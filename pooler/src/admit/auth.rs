@@ -39,7 +39,8 @@ impl Arrival {
         startup: &Startup,
     ) -> Result<ConsoleClient, Denied> {
         let tracked = &self.worker.shared.tracked;
-        let params = super::ClientParams::read(startup, config, tracked, self.remote, false)?.values;
+        // Any setting may be given, as for a database: drivers do. Without a server it has no meaning.
+        let params = super::ClientParams::read(startup, config, tracked, self.remote, true)?.values;
         let rights = self.console_rights(config, startup).await?;
         Ok(ConsoleClient { rights, user: startup.user().to_owned(), params })
     }

@@ -174,6 +174,7 @@ impl Session {
             remote: stream.remote(),
             local: stream.local(),
             replication: Replication::Off,
+            fd: stream.fd_number(),
             connected: from.connected,
             params: params.clone(),
         };

@@ -360,7 +360,7 @@ impl Pool {
 
     /// Does what can be done for the clients that wait on this worker.
     pub(crate) fn pump(self: &Arc<Self>, worker: &Rc<Worker>) {
-        if self.held.load(Relaxed) {
+        if self.held.load(Relaxed) || worker.suspended.get() {
             return;
         }
         let home = worker.index;

@@ -229,6 +229,10 @@ impl Registry {
         all
     }
 
+    pub(crate) fn user_count(&self) -> usize {
+        self.users.len()
+    }
+
     /// The user of that name, if one has been seen.
     pub(crate) fn known_user(&self, name: &str) -> Option<Arc<User>> {
         self.users.get(name).map(|e| e.value().clone())

@@ -166,6 +166,7 @@ async fn open(
         port: to.port,
         remote,
         local,
+        fd: stream.fd_number(),
         pid: said.pid,
         secret: said.secret,
         opened: shared.clock.micros(),

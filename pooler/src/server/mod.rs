@@ -57,6 +57,7 @@ pub(crate) struct ServerInfo {
     pub(crate) port: u16,
     pub(crate) remote: Peer,
     pub(crate) local: Peer,
+    pub(crate) fd: i32,
     /// Backend process id and cancel secret, if the server gave them.
     pub(crate) pid: u32,
     pub(crate) secret: Box<[u8]>,
@@ -201,6 +202,7 @@ impl Server {
             local: stream.local(),
             pid: from.pid,
             secret: from.secret.clone().into(),
+            fd: stream.fd_number(),
             opened: from.opened,
             generation: FOREIGN,
             replication: false,
