@@ -30,6 +30,7 @@ mod limits;
 mod logins;
 mod memory;
 mod modes;
+mod moving;
 mod notify;
 mod one_by_one;
 mod options;
