@@ -32,10 +32,7 @@ impl Configuration for Source {
         });
         let mut loaded = loaded.inspect_err(|text| error!("{text}"))?;
         loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
-        if let Some(verbose) = loaded.program.verbose {
-            self.log.set_verbosity(verbose);
-        }
-        if let Err(cause) = self.log.reopen(loaded.program.logfile.as_deref()) {
+        if let Err(cause) = self.log.configure(&loaded.program) {
             error!("{cause}");
         }
         control.reload(loaded.config);

@@ -5,6 +5,7 @@ pub mod demo;
 pub mod logging;
 pub mod process;
 mod signals;
+pub mod systemd;
 
 use std::fmt;
 use std::path::Path;
@@ -13,10 +14,11 @@ use std::sync::Arc;
 use admin::AdminConsole;
 use pgbouncer_compat::Loaded;
 use pooler::control::Control;
-use pooler::{Ended, Inheritance, ListenError, Running};
+use pooler::{Ended, Inheritance, ListenError, Listener, Running};
 
 use configuration::Source;
 use logging::Log;
+use systemd::Systemd;
 
 /// A pooler, ready to accept.
 pub struct App {
@@ -45,8 +47,8 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 impl App {
-    /// Builds everything from a configuration that was read from `path`, and binds its sockets, as far as another
-    /// process has not given them.
+    /// Builds everything from a configuration that was read from `path`. It listens on the sockets that were passed, or, if
+    /// none were, binds those that are configured, as far as another process has not given them.
     ///
     /// # Errors
     /// Sockets or threads are not to be had.
@@ -54,10 +56,13 @@ impl App {
         loaded: Loaded,
         path: &Path,
         log: Arc<Log>,
+        passed: Vec<Listener>,
         mut inheritance: Option<Inheritance>,
     ) -> Result<App, StartError> {
-        let listeners =
-            pooler::bind(&loaded.config.listen, inheritance.as_mut()).map_err(StartError::Listen)?;
+        let listeners = match passed.is_empty() {
+            true => pooler::bind(&loaded.config.listen, inheritance.as_mut()).map_err(StartError::Listen)?,
+            false => passed,
+        };
         let source = Arc::new(Source::new(path, loaded.settings, log));
         let console = Arc::new(AdminConsole::new(source.clone()));
         let running =
@@ -71,10 +76,12 @@ impl App {
     }
 
     /// Serves until it is told to stop, by the console or by a signal.
-    pub async fn run(self) -> Ended {
+    pub async fn run(self, systemd: Systemd) -> Ended {
         let control = self.running.control();
-        let signals = tokio::spawn(signals::obey(control, self.source));
-        let ended = self.running.serve().await;
+        let systemd = Arc::new(systemd);
+        systemd.ready();
+        let signals = tokio::spawn(signals::obey(control, self.source, systemd.clone()));
+        let ended = self.running.serve(move |line| systemd.status(&line.replace(" us", " µs"))).await;
         signals.abort();
         ended
     }

@@ -8,8 +8,10 @@ use pooler::control::Control;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info};
 
+use crate::systemd::Systemd;
+
 /// Obeys signals for as long as the process lives.
-pub(crate) async fn obey(control: Control, configuration: Arc<dyn Configuration>) {
+pub(crate) async fn obey(control: Control, configuration: Arc<dyn Configuration>, systemd: Arc<Systemd>) {
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(cause) => return error!("cannot watch signals: {cause}"),
@@ -19,7 +21,9 @@ pub(crate) async fn obey(control: Control, configuration: Arc<dyn Configuration>
         match signals.next().await {
             Asked::Reload => {
                 info!("got SIGHUP, re-reading config");
+                systemd.reloading();
                 let _ = configuration.reload(&control); // has told the log
+                systemd.ready();
             }
             Asked::Terminate if stopping => {
                 info!("got SIGTERM while shutting down, fast exit");
@@ -31,10 +35,12 @@ pub(crate) async fn obey(control: Control, configuration: Arc<dyn Configuration>
             }
             Asked::Terminate => {
                 info!("got SIGTERM, shutting down, waiting for all clients disconnect");
+                systemd.stopping();
                 control.shutdown(Phase::WaitForClients);
             }
             Asked::Interrupt => {
                 info!("got SIGINT, shutting down, waiting for all servers connections to be released");
+                systemd.stopping();
                 control.shutdown(Phase::WaitForServers);
             }
             Asked::Quit => {

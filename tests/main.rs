@@ -35,6 +35,7 @@ mod pipelines;
 mod prepared;
 #[allow(dead_code)]
 mod probe;
+mod process;
 mod restart;
 mod settings_follow;
 mod simple;

@@ -26,5 +26,5 @@ mod users;
 mod value;
 
 pub use finding::{Faults, Finding, Place};
-pub use load::{Loaded, Program, load, load_from};
+pub use load::{Loaded, LogFormat, Program, Syslog, load, load_from};
 pub use reference::reference;

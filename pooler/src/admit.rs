@@ -89,7 +89,7 @@ pub(crate) async fn admit(worker: Rc<Worker>, accepted: Accepted, leave: Leave) 
     let (remote, local) = (stream.remote(), stream.local());
     let mut arrival = Arrival {
         conversation: Conversation::new(stream, MAX_LOGIN_MESSAGE),
-        who: format!("(nodb)/(nouser)@{remote}"),
+        who: format!("(nodb)/(nouser)@{}", remote.label(shared.port())),
         id: shared.next_id(),
         since: shared.clock.micros(),
         worker,
@@ -158,7 +158,8 @@ impl Arrival {
         let Some(startup) = self.read_startup().await? else { return Ok(Login::Done) };
         let shared = self.worker.shared.clone();
         let config = shared.config.load_full();
-        self.who = format!("{}/{}@{}", startup.database(), startup.user(), self.remote);
+        let address = self.remote.label(shared.port());
+        self.who = format!("{}/{}@{address}", startup.database(), startup.user());
         if startup.must_negotiate(NEWEST_MINOR) {
             let mut out = Vec::new();
             startup::encode_negotiate_protocol_version(&mut out, NEWEST_MINOR, startup.protocol_options());
@@ -371,7 +372,8 @@ impl Arrival {
             let _ =
                 tokio::time::timeout(Duration::from_secs(1), self.conversation.send_and_close(&out)).await;
         }
-        if config.log.disconnections {
+        // Who only looks whether somebody listens is not worth a line.
+        if config.log.disconnections && self.conversation.has_begun {
             let age = self.worker.shared.clock.micros().saturating_sub(self.since) / 1_000_000;
             info!(peer = %self.label(), "closing because: {reason} (age={age}s)");
         }

@@ -52,6 +52,6 @@ mod worker;
 
 pub use handover::Inheritance;
 pub use lifecycle::Phase;
-pub use listen::{ListenError, Listener, bind};
+pub use listen::{ListenError, Listener, bind, check_in_use};
 pub use net::Peer;
 pub use running::{Ended, Running, start};

@@ -122,6 +122,9 @@ fn every_setting_of_pgbouncer_with_its_default() {
             ("buffer_limit", Some("1073741824"), true),
             ("client_buffer_limit", Some("67108864"), true),
             ("client_gone_cancel", Some("1"), true),
+            ("drain_grace", Some("0"), true),
+            ("drain_timeout", Some("0"), true),
+            ("log_format", Some("text"), true),
             ("max_connecting", Some("16"), true),
             ("max_pins_per_pool", Some("0"), true),
             ("max_waiting_clients", Some("0"), true),
@@ -239,7 +242,6 @@ fn what_cannot_be_honoured_is_refused() {
         ("server_fast_close", "1", "off"),
         ("server_tls_sslmode", "require", "Prefer"),
         ("server_tls_sslmode", "verify-full", "disable"),
-        ("syslog", "1", "0"),
     ] {
         let mut values = Values::default();
         let error = values.set(name, refused, None);

@@ -8,10 +8,11 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use protocol::params::Values;
 use protocol::session::ClientMachine;
+use protocol::sqlstate::SqlState;
 use protocol::startup::Replication;
 
 use super::link::Link;
-use super::{Admitted, Session};
+use super::{Admitted, End, Session};
 use crate::clients::{CancelKey, NewClient};
 use crate::config::Host;
 use crate::error::Refusal;
@@ -24,7 +25,7 @@ use crate::prepared::ClientStatements;
 use crate::server::Server;
 use crate::state::{BriefPin, Pins, Settings};
 use crate::vacate::Vacating;
-use crate::worker::{Leave, Local, Worker};
+use crate::worker::{Leave, Leaving, Local, Worker};
 
 /// What became of an attempt to give a client away.
 pub(super) enum Travelled {
@@ -51,6 +52,19 @@ impl Session {
         nothing_owed && between && !stays && self.link.as_ref().is_none_or(|link| self.takes_along(link))
     }
 
+    /// The end of a client that is to leave, if it can leave now.
+    #[cold]
+    pub(super) fn may_leave(&self) -> Option<End> {
+        let transaction = |link: &Link| link.server.machine.idle().is_none() || link.xact_since != 0;
+        match self.local.leaving.get() {
+            Leaving::Travels => self.may_travel().then_some(End::Travels),
+            Leaving::Drains if self.unsent.is_empty() && !self.link.as_ref().is_some_and(transaction) => {
+                Some(End::Refused(drained()))
+            }
+            _ => None,
+        }
+    }
+
     fn takes_along(&self, link: &Link) -> bool {
         let server = &link.server;
         link.is_at_rest()
@@ -63,7 +77,7 @@ impl Session {
 
     /// Gives the client to the process that takes over, and waits until it is there. Nobody reads it meanwhile.
     pub(super) async fn travel(&mut self) -> Travelled {
-        self.local.travels.set(false);
+        self.local.leaving.set(Leaving::No);
         let fds = [Some(&self.stream), self.link.as_ref().map(|link| &link.server.stream)];
         let fds = fds.into_iter().flatten().map(|stream| stream.fd()?.try_clone_to_owned().ok());
         let Some(fds) = fds.collect::<Option<Vec<_>>>() else { return Travelled::Not };
@@ -229,6 +243,11 @@ impl Session {
             pin.since = from.pinned_since;
         }
     }
+}
+
+/// What a client is told that is ended because the process ends: what PostgreSQL says then, and drivers know.
+pub(crate) fn drained() -> Refusal {
+    Refusal::with_code(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
 }
 
 /// The statement behind a client's pin, and when that began.

@@ -42,6 +42,7 @@ use crate::config::Config;
 use crate::error::Refusal;
 use crate::events::Events;
 use crate::intern::Interner;
+use crate::net::Peer;
 use crate::params::{ParamSet, Params};
 use crate::prepared::{Moments, Texts};
 use crate::server::{self, ConnectError, IdleServer, Server, ServerInfo, ServerState};
@@ -670,7 +671,11 @@ impl Pool {
 
     pub(crate) fn member_opened(&self, info: &Arc<ServerInfo>) {
         if self.shared.config.load().log.connections {
-            info!(peer = %info.peer(self), "new connection to server (from {})", info.local);
+            let from = match info.local {
+                Peer::Tcp(address) => format!(" (from {address})"),
+                Peer::Unix { .. } => String::new(),
+            };
+            info!(peer = %info.peer(self), "new connection to server{from}");
         }
         lock(&self.members).insert(info.id, info.clone());
     }
