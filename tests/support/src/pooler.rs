@@ -154,7 +154,11 @@ impl PoolerBuilder {
         let pooler = self.spawn_at(port, |scratch| {
             let mut shell = server_command(Path::new("/bin/sh"));
             shell.args(["-c", "exec 3<&0; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$1\" </dev/null"]);
-            shell.arg(runnable(&self.binary)).arg(scratch.path().join("pooler.ini")).stdin(passed).stderr(Stdio::null());
+            shell
+                .arg(runnable(&self.binary))
+                .arg(scratch.path().join("pooler.ini"))
+                .stdin(passed)
+                .stderr(Stdio::null());
             let process = shell.spawn().expect("start a shell");
             scratch.guard(process.id());
             process
