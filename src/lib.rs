@@ -18,12 +18,14 @@ use pooler::{Ended, Inheritance, ListenError, Listener, Running};
 
 use configuration::Source;
 use logging::Log;
+use signals::Signals;
 use systemd::Systemd;
 
 /// A pooler, ready to accept.
 pub struct App {
     running: Running,
     source: Arc<Source>,
+    signals: Signals,
 }
 
 /// Why it could not be started.
@@ -33,6 +35,8 @@ pub enum StartError {
     Listen(ListenError),
     /// A thread could not be started.
     Thread(std::io::Error),
+    /// Signals can't be watched.
+    Signals(std::io::Error),
 }
 
 impl fmt::Display for StartError {
@@ -40,6 +44,7 @@ impl fmt::Display for StartError {
         match self {
             StartError::Listen(error) => error.fmt(f),
             StartError::Thread(error) => write!(f, "cannot start a worker: {error}"),
+            StartError::Signals(error) => write!(f, "cannot watch signals: {error}"),
         }
     }
 }
@@ -51,7 +56,7 @@ impl App {
     /// none were, binds those that are configured, as far as another process has not given them.
     ///
     /// # Errors
-    /// Sockets or threads are not to be had.
+    /// Sockets, threads or signals are not to be had.
     pub fn build(
         loaded: Loaded,
         path: &Path,
@@ -67,7 +72,8 @@ impl App {
         let console = Arc::new(AdminConsole::new(source.clone()));
         let running =
             pooler::start(loaded.config, listeners, console, inheritance).map_err(StartError::Thread)?;
-        Ok(App { running, source })
+        let signals = Signals::watch().map_err(StartError::Signals)?;
+        Ok(App { running, source, signals })
     }
 
     /// The handle to steer it by.
@@ -80,7 +86,7 @@ impl App {
         let control = self.running.control();
         let systemd = Arc::new(systemd);
         systemd.ready();
-        let signals = tokio::spawn(signals::obey(control, self.source, systemd.clone()));
+        let signals = tokio::spawn(signals::obey(self.signals, control, self.source, systemd.clone()));
         let ended = self.running.serve(move |line| systemd.status(&line.replace(" us", " µs"))).await;
         signals.abort();
         ended

@@ -6,16 +6,17 @@ use admin::Configuration;
 use pooler::Phase;
 use pooler::control::Control;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{error, info};
+use tracing::info;
 
 use crate::systemd::Systemd;
 
 /// Obeys signals for as long as the process lives.
-pub(crate) async fn obey(control: Control, configuration: Arc<dyn Configuration>, systemd: Arc<Systemd>) {
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
-        Err(cause) => return error!("cannot watch signals: {cause}"),
-    };
+pub(crate) async fn obey(
+    mut signals: Signals,
+    control: Control,
+    configuration: Arc<dyn Configuration>,
+    systemd: Arc<Systemd>,
+) {
     loop {
         let stopping = control.phase() != Phase::Running;
         match signals.next().await {
@@ -71,7 +72,8 @@ enum Asked {
     Resume,
 }
 
-struct Signals {
+/// A watch on all of them: from its making on none ends the process.
+pub(crate) struct Signals {
     hup: Signal,
     term: Signal,
     int: Signal,
@@ -81,7 +83,7 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Signals> {
+    pub(crate) fn watch() -> std::io::Result<Signals> {
         Ok(Signals {
             hup: signal(SignalKind::hangup())?,
             term: signal(SignalKind::terminate())?,

@@ -67,6 +67,7 @@ fn pid_files() {
     }
     let pooled = pooled("", |builder| builder.setting("pidfile", "{dir}/pid"));
     let path = pooled.pooler.dir().join("pid");
+    pooled.pooler.wait_for_log("process up: ");
     assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", pooled.pooler.pid()));
     pooled.pooler.signal(Signal::SIGKILL);
     let _ = pooled.pooler.wait_ended();

@@ -20,7 +20,7 @@ use crate::cancel::{self, Cancels};
 use crate::clients::{ClientInfo, ClientState};
 use crate::error::Refusal;
 use crate::events::Throttle;
-use crate::handover::{self, Arriving};
+use crate::handover::{self, Arriving, ListenAhead};
 use crate::lifecycle::Phase;
 use crate::listen::Accepted;
 use crate::pool::Pool;
@@ -44,6 +44,8 @@ pub(crate) enum Order {
     Accept(Accepted),
     /// Make a session of a client that comes from another process.
     Arrive(Box<Arriving>),
+    /// Listen for a client that is about to come.
+    ListenAhead(Box<ListenAhead>),
     /// A client is to go to another process as soon as it is at rest.
     Travel(Arc<ClientInfo>),
     /// Clients are to end as soon as they are outside a transaction.
@@ -344,6 +346,7 @@ impl Worker {
                 let leave = Leave(self.load.clone());
                 self.spawn(handover::settle(self.clone(), *arriving, leave));
             }
+            Order::ListenAhead(ahead) => self.spawn(handover::listen(self.clone(), *ahead)),
             Order::Travel(client) => {
                 if let Some(local) = self.sessions.borrow().get(&client.id) {
                     local.leave(Leaving::Travels);
