@@ -11,8 +11,6 @@ pub(crate) struct Conversation {
     pub(crate) stream: Stream,
     buf: Vec<u8>,
     max_len: u32,
-    /// Something has come.
-    pub(crate) has_begun: bool,
 }
 
 /// Bytes read at once. Logins are short and many at a time: what each of them holds must not add up.
@@ -24,7 +22,7 @@ const READ_AHEAD: usize = 64 << 10;
 impl Conversation {
     /// `max_len` bounds a message in bytes, its type byte included.
     pub(crate) fn new(stream: Stream, max_len: u32) -> Conversation {
-        Conversation { stream, buf: Vec::new(), max_len, has_begun: false }
+        Conversation { stream, buf: Vec::new(), max_len }
     }
 
     /// The stream and what was read but not asked for.
@@ -50,10 +48,7 @@ impl Conversation {
         self.buf.reserve(READ_STEP);
         match self.stream.read_buf(&mut self.buf).await? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            _ => {
-                self.has_begun = true;
-                Ok(())
-            }
+            _ => Ok(()),
         }
     }
 
