@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use support::frontend::*;
-use support::postgres::{PASSWORD, Postgres, SCRAM_USER, USER, send_signal};
+use support::postgres::{Options, PASSWORD, Postgres, SCRAM_USER, USER, send_signal};
 use support::proc;
 use support::wait::eventually;
 use support::wire::{Client, Target, cancel};
@@ -15,6 +15,7 @@ use support::wire::{Client, Target, cancel};
 use crate::common::{pooled, pooler, prepared_database};
 use crate::console::{row_where, rows_where, table};
 use crate::logins::stored_secret;
+use crate::probe::Probe;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -263,6 +264,51 @@ fn twenty_processes_later() {
     assert!(last <= first + 4, "{counts:?}");
     drop(clients);
     eventually("all have gone", SOON, || table(&mut pooled.pooler.console(), "CLIENTS").len() == 1);
+}
+
+/// PostgreSQL has places for one process's servers and no more: who finds none waits until the old process has closed one.
+#[test]
+fn the_server_has_no_room_for_both() {
+    let options = Options::new().config("max_connections = 9").config("superuser_reserved_connections = 3");
+    let postgres = Postgres::start(options);
+    let database = postgres.database("tight");
+    let pooler = pooler().setting("default_pool_size", 6).setting("server_login_retry", 15);
+    let pooler = pooler.database(&database, "").start();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..12 {
+            let (target, over) = (pooler.target(database.name()), &over);
+            scope.spawn(move || {
+                let mut client = Client::login(&target);
+                while !over.load(Relaxed) {
+                    client.execute("select pg_sleep(0.05)");
+                }
+            });
+        }
+        for _ in 0..3 {
+            thread::sleep(Duration::from_millis(700));
+            assert!(pooler.take_over().wait_ended().success());
+        }
+        over.store(true, Relaxed);
+    });
+}
+
+/// A crowd that does nothing goes over while others work.
+#[test]
+fn a_crowd_goes_over() {
+    let pooled = pooled("", |builder| {
+        builder
+            .setting("max_client_conn", 5000)
+            .setting("log_connections", 0)
+            .setting("log_disconnections", 0)
+    });
+    let mut crowd: Vec<_> = (0..2000).map(|_| pooled.connect()).collect();
+    let probe = Probe::start(&pooled.target(), "select 1", Duration::from_millis(2));
+    let begin = Instant::now();
+    assert!(pooled.pooler.take_over().wait_ended().success());
+    println!("2000 clients in {:?}, start included", begin.elapsed());
+    println!("a client that works: {}", probe.finish().summary());
+    crowd.iter_mut().step_by(100).for_each(|client| assert_eq!(client.scalar("select 1"), "1"));
 }
 
 /// 200 clients, simple and prepared, and a restart every two seconds: `RESTART_SECONDS=60` for the whole minute. Each

@@ -30,6 +30,9 @@ const UNDER_WAY: usize = 64;
 /// Time between two looks at who is still to go.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// Clients that are asked to go with one look: who is asked does nothing else until the other process has it.
+const ASKED_AT_ONCE: usize = 256;
+
 /// So many looks later those are asked once more who could not go.
 const ASK_AGAIN: u32 = 100;
 
@@ -266,7 +269,7 @@ pub(super) fn answer_cancel(
 /// Nobody is here any more.
 fn is_empty(shared: &Shared) -> bool {
     let clients = shared.clients.len() + shared.clients.logging_in.load(Relaxed);
-    clients + shared.salvaging.get() == 0 && !shared.handover.receives.load(Relaxed)
+    clients + shared.salvaging.get() == 0 && !shared.handover.receives()
 }
 
 /// Asks those who are new since the last look to go as soon as they are at rest, and makes room for the other process's
@@ -274,7 +277,7 @@ fn is_empty(shared: &Shared) -> bool {
 fn ask_clients(shared: &Shared, asked: &mut HashSet<u64>) {
     let clients = shared.clients.all();
     asked.retain(|id| clients.binary_search_by_key(id, |client| client.id).is_ok());
-    for client in clients.into_iter().filter(|client| asked.insert(client.id)) {
+    for client in clients.into_iter().filter(|client| asked.insert(client.id)).take(ASKED_AT_ONCE) {
         shared.order(client.worker, Order::Travel(client));
     }
     shared.registry.pools().iter().for_each(|pool| pool.close_idle("handed over"));

@@ -95,6 +95,11 @@ impl Handover {
         self.gives.load(Relaxed)
     }
 
+    /// Clients still come from an older process, which may have servers for others of them.
+    pub(crate) fn receives(&self) -> bool {
+        self.receives.load(Relaxed)
+    }
+
     /// Hands over a client; `None` if nobody takes any.
     pub(crate) fn give(&self, client: &Traveller, fds: Vec<OwnedFd>) -> Option<Answered> {
         self.post(frames::Kind::Client, client.encode(), fds)
