@@ -280,5 +280,6 @@ fn ask_clients(shared: &Shared, asked: &mut HashSet<u64>) {
     for client in clients.into_iter().filter(|client| asked.insert(client.id)).take(ASKED_AT_ONCE) {
         shared.order(client.worker, Order::Travel(client));
     }
-    shared.registry.pools().iter().for_each(|pool| pool.close_idle("handed over"));
+    let before = shared.clock.micros().saturating_sub(LOOK.as_micros() as u64); // others are in use
+    shared.registry.pools().iter().for_each(|pool| pool.close_idle_since(before, "handed over"));
 }

@@ -570,8 +570,13 @@ impl Pool {
 
     /// Closes the idle servers now.
     pub(crate) fn close_idle(&self, reason: &'static str) {
+        self.close_idle_since(u64::MAX, reason);
+    }
+
+    /// Closes those that have been idle since this moment or longer.
+    pub(crate) fn close_idle_since(&self, then: u64, reason: &'static str) {
         for shard in &self.shards {
-            shard.drain_idle(|_| true).into_iter().for_each(|s| s.close(reason));
+            shard.drain_idle(|server| server.idle_since() <= then).into_iter().for_each(|s| s.close(reason));
         }
     }
 
