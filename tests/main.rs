@@ -43,6 +43,7 @@ mod pipelines;
 mod prepared;
 #[allow(dead_code)]
 mod probe;
+mod process;
 mod reloads;
 mod replication;
 mod restart;

@@ -57,13 +57,14 @@ use crate::state::{BriefPin, Settings};
 use crate::stats::Counters;
 use crate::unsent::{MOST_REPLIES, Unsent};
 use crate::vacate::Vacating;
-use crate::worker::{Leave, Local, Worker};
+use crate::worker::{Leave, Leaving, Local, Worker};
 
 use link::Link;
 use notify::Held;
 use request::Follows;
 use timing::{Over, Timing};
 use travel::Travelled;
+pub(crate) use travel::drained;
 
 /// A client that has logged in.
 pub(crate) struct Session {
@@ -205,7 +206,7 @@ impl Session {
             _leave: admitted.leave,
         });
         session.note_settings();
-        session.local.travels.set(session.worker.shared.handover.gives());
+        session.local.leaving.set(session.worker.shared.leaving());
         session
     }
 
@@ -257,8 +258,10 @@ impl Session {
                 Poll::Ready(Step::End(End::Refused(refusal)))
             }
             Ok(None) => {
-                if self.local.travels.get() && self.may_travel() {
-                    return Poll::Ready(Step::End(End::Travels));
+                if self.local.leaving.get() != Leaving::No
+                    && let Some(end) = self.may_leave()
+                {
+                    return Poll::Ready(Step::End(end));
                 }
                 if self.timing.is_some() {
                     self.set_alarm();
