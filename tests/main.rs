@@ -30,6 +30,7 @@ mod memory;
 mod modes;
 mod notify;
 mod one_by_one;
+mod operations;
 mod overload;
 mod peers;
 mod pins;
