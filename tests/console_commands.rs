@@ -71,6 +71,7 @@ fn reconnect_replaces_every_server_when_it_is_free() {
     let mut client = pooled.connect();
     for text in ["RECONNECT".to_owned(), format!("RECONNECT {name}")] {
         let before = client.backend_pid();
+        eventually("the server is free", SOON, || states(&mut console, "SERVERS", name) == ["idle"]);
         assert_eq!(console.query(&text).commands(), ["RECONNECT"]);
         assert_ne!(client.backend_pid(), before, "{text}: the idle server was closed");
         client.execute("begin");
@@ -79,6 +80,7 @@ fn reconnect_replaces_every_server_when_it_is_free() {
         assert_eq!(row_where(&mut console, "SERVERS", "database", name).number("close_needed"), 1);
         assert_eq!(client.backend_pid(), before, "{text}: a transaction keeps it");
         client.execute("commit");
+        console.execute("WAIT_CLOSE"); // it may still have been looked at
         assert_ne!(client.backend_pid(), before);
     }
 }

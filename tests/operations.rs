@@ -124,7 +124,9 @@ fn the_new_database_is_used_behind_a_reload() {
     let mut client = pooler.connect("moving");
     assert_eq!(client.scalar("select current_database()"), old.name());
     pooler.rewrite(|builder| builder.database_as("moving", &new, ""));
-    pooler.console().execute("RELOAD");
+    let mut console = pooler.console();
+    console.execute("RELOAD");
+    console.execute("WAIT_CLOSE"); // the server may still have been looked at
     assert_eq!(client.scalar("select current_database()"), new.name());
 }
 
