@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use admin::Configuration;
-use pgbouncer_compat::settings::Values;
-use pgbouncer_compat::{Draft, Loaded, NotSet, Program};
+use pgbouncer_compat::settings::{Applies, Values};
+use pgbouncer_compat::{Draft, Faults, Loaded, NotSet, Program};
 use pooler::control::Control;
-use tracing::{error, warn};
+use pooler::reload::{Change, Effect, Plan};
+use tracing::{error, info, warn};
 
 use crate::logging::Log;
 
@@ -50,22 +51,33 @@ impl Configuration for Source {
     /// Reads the files again. With a fault in them nothing changes.
     fn reload(&self, control: &Control) -> Result<(), String> {
         let mut read = self.read();
-        let loaded = pgbouncer_compat::load(&read.path).map_err(|faults| {
+        let loaded = pgbouncer_compat::reload(&read.path, &read.settings).map_err(|faults| {
             faults.0.iter().for_each(|fault| error!("{fault}"));
-            "config file loading failed".to_owned()
-        });
-        let loaded = loaded.inspect_err(|text| error!("{text}"))?;
+            error!("config file loading failed");
+            faults.to_string()
+        })?;
         let loaded = loaded.keeping(&read.path, &read.was_set);
         loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
-        let Loaded { config, program, mut settings, draft, .. } = loaded;
-        self.apply_to_log(&program);
-        control.reload(config);
-        for name in settings.keep_fixed(&read.settings) {
-            warn!("{name} has changed in the file; the new value counts from the next start on");
-        }
+        self.apply_to_log(&loaded.program);
+        let changes = of_settings(&loaded);
+        let Loaded { config, program, settings, draft, .. } = loaded;
+        let plan = control.reload(config);
+        changes.iter().chain(&plan.0).for_each(tell);
         let was_set = std::mem::take(&mut read.was_set);
         *read = Read { path: program.conffile, draft, settings, was_set };
         Ok(())
+    }
+
+    fn plan(&self, control: &Control, file: Option<&Path>) -> Result<Plan, String> {
+        let (path, settings) = {
+            let read = self.read();
+            (file.unwrap_or(&read.path).to_owned(), read.settings.clone())
+        };
+        let loaded = pgbouncer_compat::reload(&path, &settings);
+        let loaded = loaded.map_err(|faults: Faults| faults.to_string())?;
+        let mut changes = of_settings(&loaded);
+        changes.extend(control.plan(&loaded.config).0);
+        Ok(Plan(changes))
     }
 
     fn set(&self, control: &Control, key: &str, value: &str) -> Result<(), NotSet> {
@@ -82,5 +94,27 @@ impl Configuration for Source {
 
     fn settings(&self) -> Values {
         self.read().settings.clone()
+    }
+}
+
+/// Changes of settings, which the pooler does not know by name.
+fn of_settings(loaded: &Loaded) -> Vec<Change> {
+    let change = |change: &pgbouncer_compat::settings::Change| Change {
+        kind: "setting",
+        name: change.name.to_owned(),
+        key: "",
+        old: change.old.clone(),
+        new: change.new.clone(),
+        effect: if change.applies == Applies::Reload { Effect::Now } else { Effect::NextStart },
+    };
+    loaded.changes.iter().map(change).collect()
+}
+
+fn tell(change: &Change) {
+    match change.effect {
+        Effect::NextStart => {
+            warn!("{} has changed in the file; the new value counts from the next start on", change.name);
+        }
+        _ => info!("reload: {change}"),
     }
 }

@@ -85,7 +85,7 @@ async fn show(options: &DemoOptions, programs: &Programs, guard: &Guard) -> Resu
         shown = screen::show_numbers(&control, &load) => Ok(shown?),
         failure = cluster.ended() => Err(failure),
         failure = load.run() => Err(failure),
-        () = serve => Ok(()), // `SHUTDOWN` on the console
+        _ = serve => Ok(()), // `SHUTDOWN` on the console
         () = tokio::time::sleep(most) => Ok(()),
     }
 }
@@ -111,7 +111,7 @@ fn build_pooler(options: &DemoOptions, dir: &Path, password: &str) -> Result<App
     let loaded = pgbouncer_compat::load(&path)?;
     let log = Log::open(false, loaded.program.logfile.as_deref(), 0)?;
     log.install();
-    Ok(App::build(loaded, &path, log)?)
+    Ok(App::build(loaded, &path, log, None)?)
 }
 
 fn private_file(path: &PathBuf, text: &str) -> std::io::Result<()> {

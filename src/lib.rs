@@ -1,8 +1,10 @@
 //! The composition root: the only place where the crates meet.
 
+pub mod against;
 mod configuration;
 pub mod demo;
 pub mod logging;
+pub mod ping;
 pub mod process;
 mod signals;
 
@@ -13,7 +15,7 @@ use std::sync::Arc;
 use admin::AdminConsole;
 use pgbouncer_compat::Loaded;
 use pooler::control::Control;
-use pooler::{ListenError, Running};
+use pooler::{Ended, Inheritance, ListenError, Running};
 
 use configuration::Source;
 use logging::Log;
@@ -22,6 +24,7 @@ use logging::Log;
 pub struct App {
     running: Running,
     source: Arc<Source>,
+    console: Arc<AdminConsole>,
 }
 
 /// Why it could not be started.
@@ -45,16 +48,24 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 impl App {
-    /// Builds everything from a configuration that was read from `path`, and binds its sockets.
+    /// Builds everything from a configuration that was read from `path`, and binds its sockets, as far as another
+    /// process has not given them.
     ///
     /// # Errors
     /// Sockets or threads are not to be had.
-    pub fn build(loaded: Loaded, path: &Path, log: Arc<Log>) -> Result<App, StartError> {
-        let listeners = pooler::bind(&loaded.config.listen).map_err(StartError::Listen)?;
+    pub fn build(
+        loaded: Loaded,
+        path: &Path,
+        log: Arc<Log>,
+        mut inheritance: Option<Inheritance>,
+    ) -> Result<App, StartError> {
+        let listeners =
+            pooler::bind(&loaded.config.listen, inheritance.as_mut()).map_err(StartError::Listen)?;
         let source = Arc::new(Source::new(path, loaded.draft, loaded.settings, log));
         let console = Arc::new(AdminConsole::new(source.clone()));
-        let running = pooler::start(loaded.config, listeners, console).map_err(StartError::Thread)?;
-        Ok(App { running, source })
+        let running = pooler::start(loaded.config, listeners, console.clone(), inheritance)
+            .map_err(StartError::Thread)?;
+        Ok(App { running, source, console })
     }
 
     /// The handle to steer it by.
@@ -63,10 +74,13 @@ impl App {
     }
 
     /// Serves until it is told to stop, by the console or by a signal.
-    pub async fn run(self) {
+    pub async fn run(self) -> Ended {
         let control = self.running.control();
-        let signals = tokio::spawn(signals::obey(control, self.source));
-        self.running.serve().await;
+        let signals = tokio::spawn(signals::obey(control.clone(), self.source));
+        let http = tokio::spawn(admin::http::serve(control, self.console));
+        let ended = self.running.serve().await;
+        http.abort();
         signals.abort();
+        ended
     }
 }

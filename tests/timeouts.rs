@@ -1,6 +1,7 @@
 //! Limits in time. A statement that takes too long ends as by PostgreSQL's own `statement_timeout`; what takes a server for
 //! too long in other ways ends as with PgBouncer.
 
+use std::io::ErrorKind;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -236,6 +237,20 @@ fn a_server_that_does_not_end_the_statement() {
     assert_eq!(server.cancels().len(), 1);
     assert_eq!(pooler.connect("app").scalar("anything"), "served");
     eventually("the first connection is closed", SOON, || server.open_connections() == 1);
+    // Nor is it given more time by a client that goes on sending.
+    let mut client = pooler.connect("app");
+    let begin = Instant::now();
+    client.send(query("stuck"));
+    client.peer().stream().set_read_timeout(Duration::from_millis(100)).expect("set the timeout");
+    let told = loop {
+        match client.try_read() {
+            Ok(message) => break message,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}"),
+        }
+        assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
+        client.send(flush());
+    };
+    assert_eq!(told.tag, b'E', "{told:?}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 use std::borrow::Cow;
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use pgbouncer_compat::command::{self, Command};
 use pgbouncer_compat::settings::Values;
 use pooler::console::{Console, Conversing, Rights};
 use pooler::control::Control;
+use pooler::reload::Plan;
 use protocol::error_fields::ErrorMessage;
 use protocol::message;
 use protocol::sqlstate::SqlState;
@@ -23,7 +25,7 @@ pub trait Configuration: Send + Sync {
     /// Reads the files again and puts them into effect. With a fault in them nothing changes.
     ///
     /// # Errors
-    /// For the log: the console's client is referred to it.
+    /// Every fault, for the client; the log has been told.
     fn reload(&self, control: &Control) -> Result<(), String>;
 
     /// Changes a setting until the next reload. It takes effect at once, or keeps its value.
@@ -31,6 +33,12 @@ pub trait Configuration: Send + Sync {
     /// # Errors
     /// There is no such setting, this is none of its values, or it takes a restart.
     fn set(&self, control: &Control, key: &str, value: &str) -> Result<(), NotSet>;
+
+    /// What a reload of this file would change; without one, of the file that is read next.
+    ///
+    /// # Errors
+    /// Every fault of the files.
+    fn plan(&self, control: &Control, file: Option<&Path>) -> Result<Plan, String>;
 
     /// The settings in effect.
     fn settings(&self) -> Values;
@@ -50,7 +58,7 @@ impl AdminConsole {
         AdminConsole { configuration }
     }
 
-    async fn answer(&self, control: &Control, text: &str, rights: Rights) -> Answer {
+    pub(crate) async fn answer(&self, control: &Control, text: &str, rights: Rights) -> Answer {
         self.run(control, self.permitted(text, rights)?).await
     }
 
@@ -82,6 +90,7 @@ impl AdminConsole {
             Command::Resume(database) => operate::resume(control, database),
             Command::Kill(database) => operate::kill(control, database),
             Command::Reload => operate::reload(control, &*self.configuration),
+            Command::ReloadPlan(file) => operate::reload_plan(control, &*self.configuration, file),
             Command::Shutdown(mode) => operate::shutdown(control, mode).await,
             Command::Set { key, value } => operate::set(control, &*self.configuration, &key, &value),
             Command::Disable(database) => operate::disable(control, database),

@@ -6,8 +6,10 @@
 
 mod console;
 mod conversation;
+pub mod http;
 mod operate;
 mod portal;
+mod prometheus;
 mod rows;
 mod show;
 

@@ -1,7 +1,9 @@
 //! Commands that change something. Each is logged before it is carried out.
 
 use std::future::pending;
+use std::path::Path;
 
+use pgbouncer_compat::columns::RELOAD_PLAN;
 use pgbouncer_compat::command::Shutdown;
 use pooler::Phase;
 use pooler::console::is_console;
@@ -12,6 +14,7 @@ use protocol::sqlstate::SqlState;
 use tracing::{info, warn};
 
 use crate::console::{Answer, Configuration, refused};
+use crate::rows::{Table, cells};
 
 pub(crate) async fn pause(control: &Control, database: Option<String>) -> Answer {
     log_issued("PAUSE", database.as_deref());
@@ -38,9 +41,9 @@ pub(crate) fn kill(control: &Control, database: Option<String>) -> Answer {
 
 pub(crate) fn reload(control: &Control, configuration: &dyn Configuration) -> Answer {
     log_issued("RELOAD", None);
-    configuration.reload(control).map_err(|why| {
-        warn!("RELOAD Failed, see logs for more details: {why}");
-        ErrorMessage::error(SqlState::CONFIG_FILE_ERROR, "RELOAD failed, see logs for additional details")
+    configuration.reload(control).map_err(|faults| {
+        warn!("RELOAD Failed, see logs for more details");
+        unusable("RELOAD failed, see logs for additional details", faults)
     })?;
     Ok(done("RELOAD"))
 }
@@ -95,6 +98,27 @@ pub(crate) async fn suspend(control: &Control) -> Answer {
     log_issued("SUSPEND", None);
     control.suspend().await.map_err(refusal)?;
     Ok(done("SUSPEND"))
+}
+
+/// What a reload would change.
+pub(crate) fn reload_plan(
+    control: &Control,
+    configuration: &dyn Configuration,
+    file: Option<String>,
+) -> Answer {
+    let plan = configuration.plan(control, file.as_deref().map(Path::new));
+    let plan = plan.map_err(|faults| unusable("RELOAD would fail", faults))?;
+    let mut table = Table::new(RELOAD_PLAN);
+    for change in plan.0 {
+        let effect = change.effect.as_str();
+        table.row(cells![change.kind, change.name, change.key, change.old, change.new, effect]);
+    }
+    Ok(table.finish())
+}
+
+/// The files have faults.
+fn unusable(text: &'static str, faults: String) -> ErrorMessage {
+    ErrorMessage::error(SqlState::CONFIG_FILE_ERROR, text).with_detail(faults)
 }
 
 /// A shutdown that waits for nobody is answered by the end of the connection alone.

@@ -19,6 +19,8 @@ pub enum Show {
     Fds,
     /// `HELP`: a notice instead of a table.
     Help,
+    /// `LATENCY`: how long waits, requests and transactions took. Not PgBouncer's.
+    Latency,
     /// `LISTS`
     Lists,
     /// `MEM`
@@ -131,6 +133,7 @@ pub const ITEMS: &[(&str, Show)] = &[
     ("peers", Show::Peers),
     ("peer_pools", Show::PeerPools),
     ("events", Show::Events),
+    ("latency", Show::Latency),
     ("pins", Show::Pins),
     ("pin_totals", Show::PinTotals),
     ("pools", Show::Pools),
@@ -180,6 +183,7 @@ impl Show {
             Show::DnsZones => DNS_ZONES,
             Show::Fds => FDS,
             Show::Help => &[],
+            Show::Latency => LATENCY,
             Show::Lists => LISTS,
             Show::Mem => MEM,
             Show::Peers => PEERS,
@@ -281,6 +285,10 @@ const DATABASES: &[Column] = &[
     int4("disabled"),
 ];
 
+/// `RELOAD_PLAN`: what a reload would change. Not PgBouncer's.
+pub const RELOAD_PLAN: &[Column] =
+    &[text("kind"), text("name"), text("key"), text("old"), text("new"), text("effect")];
+
 const DNS_HOSTS: &[Column] = &[text("hostname"), int8("ttl"), text("addrs")];
 
 const DNS_ZONES: &[Column] = &[text("zonename"), int8("serial"), int4("count")];
@@ -301,6 +309,23 @@ const FDS: &[Column] = &[
     text("password"),
     bytea("scram_client_key"),
     bytea("scram_server_key"),
+];
+
+/// Microseconds; those of the last statistics period behind those since the start.
+const LATENCY: &[Column] = &[
+    text("database"),
+    text("user"),
+    text("what"),
+    numeric("count"),
+    numeric("p50"),
+    numeric("p95"),
+    numeric("p99"),
+    numeric("p99_9"),
+    numeric("max"),
+    numeric("period_count"),
+    numeric("period_p50"),
+    numeric("period_p95"),
+    numeric("period_p99"),
 ];
 
 const LISTS: &[Column] = &[text("list"), int4("items")];
@@ -464,6 +489,7 @@ mod tests {
             ("mem", 5),
             ("peers", 4),
             ("peer_pools", 5),
+            ("latency", 13),
             ("pins", 12),
             ("events", 4),
             ("pin_totals", 7),
@@ -481,7 +507,7 @@ mod tests {
         ] {
             assert_eq!(Show::named(item).unwrap().columns().len(), columns, "{item}");
         }
-        assert_eq!(ITEMS.len(), 26 + FAKE_PARAMETERS.len());
+        assert_eq!(ITEMS.len(), 27 + FAKE_PARAMETERS.len());
     }
 
     #[test]

@@ -10,7 +10,7 @@
 
 use std::fmt;
 
-use crate::columns::{Column, FAKE_PARAMETERS, ISOLATION, Show};
+use crate::columns::{Column, FAKE_PARAMETERS, ISOLATION, RELOAD_PLAN, Show};
 use crate::texts;
 
 /// A command of the console.
@@ -49,6 +49,8 @@ pub enum Command {
     Shutdown(Shutdown),
     /// `RELOAD`.
     Reload,
+    /// `RELOAD_PLAN [file]`: what that would change, if it read this file. Not PgBouncer's.
+    ReloadPlan(Option<String>),
     /// `WAIT_CLOSE [db]`.
     WaitClose(Option<String>),
 }
@@ -58,6 +60,7 @@ impl Command {
     pub fn columns(&self) -> Option<&'static [Column]> {
         match self {
             Command::Show(item) => Some(item.columns()).filter(|columns| !columns.is_empty()),
+            Command::ReloadPlan(_) => Some(RELOAD_PLAN),
             _ => None,
         }
     }
@@ -121,6 +124,9 @@ const MAX_VALUE: usize = 255;
 const MAX_REPEATED: usize = 400;
 
 fn command(word: String, argument: Option<String>) -> Result<Option<Command>, CommandError> {
+    if word.eq_ignore_ascii_case("reload_plan") {
+        return Ok(Some(Command::ReloadPlan(argument))); // a path may be long
+    }
     if word.len() > MAX_WORD || argument.as_ref().is_some_and(|text| text.len() > MAX_ARGUMENT) {
         return Err(CommandError::BadArguments);
     }
@@ -310,6 +316,8 @@ mod tests {
             ("SHUTDOWN wait_for_servers", Command::Shutdown(Shutdown::WaitForServers)),
             ("SHUTDOWN WAIT_FOR_CLIENTS;", Command::Shutdown(Shutdown::WaitForClients)),
             ("RELOAD", Command::Reload),
+            ("RELOAD_PLAN", Command::ReloadPlan(None)),
+            ("reload_plan \"/etc/a b.ini\";", Command::ReloadPlan(Some("/etc/a b.ini".into()))),
             ("WAIT_CLOSE", Command::WaitClose(None)),
             ("WAIT_CLOSE a", Command::WaitClose(db("a"))),
             ("SET a = b", set("a", "b")),

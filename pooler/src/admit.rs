@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use protocol::auth::AuthRequest;
-use protocol::error_fields::Severity;
+use protocol::error_fields::{ErrorMessage, Severity};
 use protocol::message::{self, TxStatus};
 use protocol::params::Values;
 use protocol::startup::{self, Parsed, Replication, Startup, StartupPacket};
@@ -22,6 +22,7 @@ use crate::clients::{Arriving, CancelKey, NewClient};
 use crate::config::{Config, Database, SessionState};
 use crate::console::{Rights, is_console};
 use crate::error::Refusal;
+use crate::handover::Whence;
 use crate::lifecycle::Phase;
 use crate::listen::Accepted;
 use crate::net::{Conversation, Peer};
@@ -127,7 +128,7 @@ async fn within<T>(
 enum Login {
     Session(Box<Authenticated>),
     Console(ConsoleClient),
-    /// It was not a login: a cancel request.
+    /// It was not a login: a cancel request, or nothing at all.
     Done,
 }
 
@@ -137,7 +138,7 @@ struct Authenticated {
     login: Arc<User>,
     params: ClientParams,
     replication: Replication,
-    counted: [Counting; 2],
+    counted: [Counting; 3],
 }
 
 /// Whether session state follows clients of this database and login.
@@ -176,13 +177,17 @@ impl Arrival {
         Box::pin(self.log_in_to_database(&config, &startup)).await.map(|a| Login::Session(Box::new(a)))
     }
 
-    /// Reads up to the start-up packet; `None` if it was a cancel request, which is dealt with.
+    /// Reads up to the start-up packet; `None` if it was a cancel request, which is dealt with, or if the client has left:
+    /// it has only looked whether somebody listens, and leaves no line in the log, as with PgBouncer.
     async fn read_startup(&mut self) -> Result<Option<Startup>, Denied> {
         loop {
             let parsed = startup::parse(self.conversation.input(), MAX_STARTUP);
             let (packet, used) = match parsed {
                 Ok(Parsed::Incomplete { .. }) => {
-                    self.conversation.read_more().await?;
+                    match self.conversation.read_more().await.map_err(Denied::from) {
+                        Err(Denied::Silent) => return Ok(None),
+                        read => read?,
+                    }
                     continue;
                 }
                 Ok(Parsed::Complete { packet, used }) => (packet, used),
@@ -194,7 +199,7 @@ impl Arrival {
                 StartupPacket::Ssl | StartupPacket::GssEnc => self.conversation.send(b"N").await?,
                 StartupPacket::Cancel(cancel) => {
                     if let Some(key) = CancelKey::from_request(cancel.pid, &cancel.secret) {
-                        Box::pin(cancel::request(&self.worker.shared, key)).await;
+                        Box::pin(cancel::request(&self.worker.shared, key, Whence::Client)).await;
                     }
                     return Ok(None);
                 }
@@ -232,10 +237,11 @@ impl Arrival {
             return Err(Refusal::fatal("pooler is shutting down").into());
         }
         let login = shared.registry.user(startup.user());
-        let counted = [login.clients.count().0, db.clients.count().0];
+        let [of_login, of_db] = [login.clients.count().0, db.clients.count().0];
         // Others may have logged in meanwhile; this login is counted by now.
         within_client_limits(config, &login, Some(&db), 0)?;
         let pool = shared.registry.pool(&shared, &db, startup.user());
+        let counted = [of_login, of_db, pool.clients.count().0];
         if let Some(keys) = keys
             && db.spec.load().user.is_none()
         {
@@ -279,22 +285,23 @@ impl Arrival {
         let params = client.pool.params.intern(values, false);
         let beginning = client.params.beginning(&shared.tracked).into();
         let settings = client.pool.settings.intern(Settings::new(client.params.untracked));
-        let info = shared.clients.add(NewClient {
+        let new = NewClient {
             id: self.id,
-            peer_id: config.peer_id,
             worker: self.worker.index,
             pool: client.pool.clone(),
             login: client.login,
             remote: self.remote,
             local: self.local,
             replication: client.replication,
-            fd: self.conversation.stream.fd(),
+            fd: self.conversation.stream.raw_fd(),
             connected: self.since,
             params: params.clone(),
-        });
+        };
+        let info = shared.clients.add(new, config.peer_id);
         let mut out = Vec::with_capacity(512);
         write_welcome(&mut out, &welcome, &params, &self.worker);
         message::backend_key_data(&mut out, info.key.pid, &info.key.secret);
+        put_login_notice(&mut out, &config);
         message::ready_for_query(&mut out, TxStatus::Idle);
         if self.conversation.send(&out).await.is_err() {
             shared.clients.remove(info.key);
@@ -338,6 +345,7 @@ impl Arrival {
             let limit = pool.wait_limit(config, &client.login.name, None);
             let home = self.worker.index;
             let mut place = pool.wait(home, self.worker.shared.clock.micros(), limit, None, counted.take());
+            let _arriving = pool.arriving.count();
             if pool.is_removed() {
                 return Err(Refusal::fatal("database removed").into()); // nobody would serve this queue
             }
@@ -409,6 +417,13 @@ fn within_client_limits(
             .because("max_db_client_connections"));
     }
     Ok(())
+}
+
+/// What the configuration has to say to everybody.
+fn put_login_notice(out: &mut Vec<u8>, config: &Config) {
+    if let Some(text) = &config.params.login_notice {
+        ErrorMessage::notice(text.clone()).encode_notice(out);
+    }
 }
 
 fn write_welcome(out: &mut Vec<u8>, welcome: &Welcome, params: &ParamSet, worker: &Worker) {

@@ -23,6 +23,7 @@ mod request;
 mod state;
 mod timing;
 mod trail;
+mod travel;
 mod wait;
 
 use std::future::{Future, poll_fn};
@@ -62,6 +63,7 @@ use link::Link;
 use notify::Held;
 use request::Follows;
 use timing::{Over, Timing};
+use travel::Travelled;
 
 /// A client that has logged in.
 pub(crate) struct Session {
@@ -117,7 +119,7 @@ pub(crate) struct Session {
     farewell: Option<Pin<Box<Sleep>>>,
     /// Start-up parameters for the server, of a replication client.
     replication: Option<Vec<(String, String)>>,
-    _counted: (Counting, [Counting; 2]),
+    _counted: (Counting, [Counting; 3]),
     _leave: Leave,
 }
 
@@ -132,7 +134,7 @@ pub(crate) struct Admitted {
     pub(crate) settings: Arc<Settings>,
     pub(crate) beginning: Box<[(String, String)]>,
     pub(crate) replication: Option<Vec<(String, String)>>,
-    pub(crate) counted: (Counting, [Counting; 2]),
+    pub(crate) counted: (Counting, [Counting; 3]),
     pub(crate) leave: Leave,
 }
 
@@ -156,6 +158,8 @@ enum End {
     ServerEnded,
     /// The server does not end a statement that was cancelled.
     Unanswered,
+    /// It is at rest, and another process is to have it.
+    Travels,
 }
 
 impl Session {
@@ -201,6 +205,7 @@ impl Session {
             _leave: admitted.leave,
         });
         session.note_settings();
+        session.local.travels.set(session.worker.shared.handover.gives());
         session
     }
 
@@ -219,12 +224,23 @@ impl Session {
 
     async fn serve(mut self: Box<Self>) {
         let end = loop {
-            match poll_fn(|cx| self.poll_turn(cx)).await {
+            let end = match poll_fn(|cx| self.poll_turn(cx)).await {
                 Step::NeedServer => match self.wait_for_server().await {
-                    Ok(()) => self.resume = true,
-                    Err(end) => break end,
+                    Ok(()) => {
+                        self.resume = true;
+                        continue;
+                    }
+                    Err(end) => end,
                 },
-                Step::End(end) => break end,
+                Step::End(end) => end,
+            };
+            match end {
+                End::Travels => match Box::pin(self.travel()).await {
+                    Travelled::Away => return self.leave_behind(),
+                    Travelled::Not => self.resume = !self.input.is_empty(),
+                    Travelled::Refused(refusal) => break End::Refused(refusal),
+                },
+                end => break end,
             }
         };
         self.worker.sessions.borrow_mut().remove(&self.local.info.id);
@@ -236,7 +252,14 @@ impl Session {
         let turn = self.turn(cx);
         self.count_kept();
         match turn {
+            Ok(None) if self.local.outdated.get() && self.must_part() => {
+                let refusal = Refusal::fatal("database configuration changed");
+                Poll::Ready(Step::End(End::Refused(refusal)))
+            }
             Ok(None) => {
+                if self.local.travels.get() && self.may_travel() {
+                    return Poll::Ready(Step::End(End::Travels));
+                }
                 if self.timing.is_some() {
                     self.set_alarm();
                 }
@@ -346,6 +369,19 @@ impl Session {
         self.mode() != PoolMode::Session
     }
 
+    /// Its server is to be closed, and this client has it for its whole session: it can only be disconnected. That waits
+    /// for the end of a transaction, which replication does not know.
+    fn must_part(&mut self) -> bool {
+        let replicates = self.local.info.replication != Replication::Off;
+        let parts = replicates || (self.mode() == PoolMode::Session && self.rules.now().server.fast_close);
+        let generation = self.pool.generation();
+        let link = self.link.as_ref().filter(|link| parts && link.server.info.generation != generation);
+        self.local.outdated.set(link.is_some());
+        link.is_some_and(|link| {
+            replicates || (link.unsent.is_empty() && link.server.machine.idle().is_some())
+        })
+    }
+
     fn refuses_new_work(&self) -> bool {
         self.worker.shared.phase() >= Phase::WaitForServers
     }
@@ -356,7 +392,7 @@ impl Session {
         let unanswered = matches!(end, End::Unanswered).then(limits::unanswered);
         let (reason, told) = match &end {
             End::Terminated => ("client close request".to_owned(), None),
-            End::Gone => ("client unexpected eof".to_owned(), None),
+            End::Gone | End::Travels => ("client unexpected eof".to_owned(), None),
             End::Refused(refusal) => (refusal.text().to_owned(), Some(refusal)),
             End::ServerEnded => ("server conn crashed?".to_owned(), None),
             End::Unanswered => ("statement not cancelled in time".to_owned(), unanswered.as_ref()),

@@ -143,7 +143,6 @@ impl ClientInfo {
 /// Everything a new entry needs.
 pub(crate) struct NewClient {
     pub(crate) id: u64,
-    pub(crate) peer_id: u16,
     pub(crate) worker: usize,
     pub(crate) pool: Arc<Pool>,
     pub(crate) login: Arc<User>,
@@ -153,6 +152,33 @@ pub(crate) struct NewClient {
     pub(crate) fd: i32,
     pub(crate) connected: u64,
     pub(crate) params: Arc<ParamSet>,
+}
+
+impl NewClient {
+    fn with_key(self, key: CancelKey) -> ClientInfo {
+        ClientInfo {
+            id: self.id,
+            key,
+            worker: self.worker,
+            pool: self.pool,
+            login: self.login,
+            remote: self.remote,
+            local: self.local,
+            replication: self.replication,
+            fd: self.fd,
+            connected: self.connected,
+            state: AtomicU8::new(ClientState::Idle as u8),
+            requested: AtomicU64::new(self.connected),
+            since: AtomicU64::new(0),
+            server: AtomicU64::new(0),
+            prepared: AtomicU32::new(0),
+            kept: AtomicUsize::new(0),
+            input: AtomicUsize::new(0),
+            unsent: AtomicUsize::new(0),
+            params: Mutex::new(self.params),
+            pin: Mutex::default(),
+        }
+    }
 }
 
 /// All of them.
@@ -177,34 +203,14 @@ pub(crate) struct Arriving {
 }
 
 impl Clients {
-    /// Registers a client under a new key.
-    pub(crate) fn add(&self, new: NewClient) -> Arc<ClientInfo> {
+    /// Registers a client under a new key of the instance with this number.
+    pub(crate) fn add(&self, new: NewClient, peer_id: u16) -> Arc<ClientInfo> {
         loop {
-            let key = CancelKey::random(new.peer_id);
+            let key = CancelKey::random(peer_id);
             let dashmap::Entry::Vacant(entry) = self.by_key.entry(key) else { continue };
-            let info = Arc::new(ClientInfo {
-                id: new.id,
-                key,
-                worker: new.worker,
-                pool: new.pool,
-                login: new.login,
-                remote: new.remote,
-                local: new.local,
-                replication: new.replication,
-                fd: new.fd,
-                connected: new.connected,
-                state: AtomicU8::new(ClientState::Idle as u8),
-                requested: AtomicU64::new(new.connected),
-                since: AtomicU64::new(0),
-                server: AtomicU64::new(0),
-                prepared: AtomicU32::new(0),
-                kept: AtomicUsize::new(0),
-                input: AtomicUsize::new(0),
-                unsent: AtomicUsize::new(0),
-                params: Mutex::new(new.params),
-                pin: Mutex::default(),
-            });
+            let info = Arc::new(new.with_key(key));
             entry.insert(info.clone());
+            info.pool.logged_in.fetch_add(1, Relaxed);
             return info;
         }
     }
@@ -230,8 +236,18 @@ impl Clients {
         self.arriving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Registers a client under the key that it has; `None` if that is another's.
+    pub(crate) fn add_known(&self, new: NewClient, key: CancelKey) -> Option<Arc<ClientInfo>> {
+        let dashmap::Entry::Vacant(entry) = self.by_key.entry(key) else { return None };
+        let info = Arc::new(new.with_key(key));
+        entry.insert(info.clone());
+        Some(info)
+    }
+
     pub(crate) fn remove(&self, key: CancelKey) {
-        self.by_key.remove(&key);
+        if let Some((_, info)) = self.by_key.remove(&key) {
+            info.pool.logged_in.fetch_sub(1, Relaxed);
+        }
     }
 
     pub(crate) fn by_key(&self, key: CancelKey) -> Option<Arc<ClientInfo>> {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 use tracing::info;
@@ -12,10 +12,12 @@ use crate::config::Config;
 use crate::error::Refusal;
 use crate::lifecycle::Phase;
 use crate::pool::{Db, Pool, PoolRules};
+use crate::reload::{self, Effect, Plan};
+use crate::server::dial;
 use crate::shared::Shared;
 use crate::snapshot::{
-    self, Counts, DatabaseRow, EventsRow, FdRow, MemoryRow, PeerRow, PinRow, PinTotalsRow, PoolRow,
-    SocketRow, StatsRow, UserRow,
+    self, Counts, DatabaseRow, DnsHostRow, EventsRow, FdRow, LatencyRow, MemoryRow, PeerRow, PinRow,
+    PinTotalsRow, PoolRow, SocketRow, StatsRow, UserRow,
 };
 use crate::state::Defined;
 use crate::worker::Order;
@@ -144,6 +146,11 @@ impl Control {
         snapshot::pin_totals(&self.shared)
     }
 
+    /// How long waits, requests and transactions took, by pool.
+    pub fn latencies(&self) -> Vec<LatencyRow> {
+        snapshot::latencies(&self.shared)
+    }
+
     /// Counters by database.
     pub fn stats(&self) -> Vec<StatsRow> {
         snapshot::stats(&self.shared)
@@ -164,9 +171,48 @@ impl Control {
         snapshot::peers(&self.shared)
     }
 
+    /// Every name of a server that was looked up, in order.
+    pub fn dns_hosts(&self) -> Vec<DnsHostRow> {
+        self.shared.dns_hosts()
+    }
+
     /// How many there are of what.
     pub fn counts(&self) -> Counts {
         snapshot::counts(&self.shared)
+    }
+
+    /// When the process started.
+    pub fn started(&self) -> SystemTime {
+        self.shared.clock.wall(0)
+    }
+
+    /// How many connections each worker carries.
+    pub fn worker_loads(&self) -> Vec<usize> {
+        self.shared.workers.get().map_or_else(Vec::new, |workers| workers.iter().map(|w| w.load()).collect())
+    }
+
+    /// Bytes kept for clients, of those that `buffer_limit` limits.
+    pub fn kept_bytes(&self) -> usize {
+        self.shared.buffers.kept()
+    }
+
+    /// Tries the hosts of databases that are cut off. Clients may have stopped coming, and with them the attempts that
+    /// would find out that a server is back. None is tried more often than `server_login_retry` says.
+    pub async fn look_again(&self) {
+        let shared = &self.shared;
+        for db in shared.registry.databases().iter().filter(|db| db.servers.get() == 0) {
+            let spec = db.spec.load_full();
+            if shared.hosts.down_until(&spec).is_none_or(|until| shared.clock.micros() < until) {
+                continue;
+            }
+            for host in &spec.hosts {
+                let attempt =
+                    tokio::time::timeout(Duration::from_secs(1), dial(shared, host, spec.port)).await;
+                let pause = shared.config.load().timeouts.server_login_retry.as_micros() as u64;
+                let down_until = (!matches!(attempt, Ok(Ok(_)))).then(|| shared.clock.micros() + pause);
+                shared.hosts.looked_at(host, spec.port, down_until);
+            }
+        }
     }
 
     // ---- commands --------------------------------------------------------------------------------------------
@@ -360,46 +406,55 @@ impl Control {
         self.shared.advance(phase);
     }
 
-    /// Puts a new configuration into effect. What is fixed at start keeps its value.
-    pub fn reload(&self, mut config: Config) {
+    /// What [`Control::reload`] of this configuration would do.
+    pub fn plan(&self, config: &Config) -> Plan {
+        reload::plan(&self.shared.config.load(), config)
+    }
+
+    /// Puts a new configuration into effect, as planned. What is fixed at start keeps its value.
+    pub fn reload(&self, mut config: Config) -> Plan {
         let old = self.shared.config.load_full();
         config.listen = old.listen.clone();
         config.workers = old.workers;
         config.params.track_extra = old.params.track_extra.clone();
+        config.params.refuse_simple_query = old.params.refuse_simple_query;
+        let plan = reload::plan(&old, &config);
         let config = Arc::new(config);
         self.shared.config.store(config.clone());
         self.shared.peers.reload(&config);
         for db in self.shared.registry.databases() {
-            self.reload_database(&config, &db);
+            let listed = [&old, &config].iter().any(|config| config.databases.contains_key(&db.name));
+            let effect = plan.effect_on(if listed { &db.name } else { "*" });
+            self.reload_database(&config, &db, effect);
         }
         (0..self.shared.worker_count()).for_each(|worker| self.shared.order(worker, Order::Reloaded));
+        plan
     }
 
-    fn reload_database(&self, config: &Config, db: &Arc<Db>) {
+    fn reload_database(&self, config: &Config, db: &Arc<Db>, effect: Option<Effect>) {
         let spec = config.databases.get(&db.name).or(config.fallback.as_ref());
         let Some(spec) = spec else {
             info!("dropping database '{}' as it does not exist anymore or inactive auto-database", db.name);
             db.pools().iter().for_each(|pool| self.end_pool(pool, "database removed"));
             return self.shared.registry.remove_database(&db.name);
         };
-        let old = db.spec.swap(spec.clone());
-        let moved = old.hosts != spec.hosts
-            || old.port != spec.port
-            || old.dbname != spec.dbname
-            || old.user != spec.user
-            || old.connect_query != spec.connect_query
-            || old.load_balance != spec.load_balance
-            || old.startup != spec.startup;
-        if moved {
+        db.spec.store(spec.clone());
+        let renewed = effect == Some(Effect::Renewed);
+        if renewed {
             db.functions.forget(Defined::ANYTHING, []); // it may be another database now
         }
         for pool in db.pools() {
             let rules = PoolRules::new(config, spec, config.users.get(&pool.user.name));
-            pool.rules.store(Arc::new(rules));
-            if moved {
+            let same = **pool.rules.load() == rules;
+            if !same {
+                pool.rules.store(Arc::new(rules));
+            }
+            if renewed {
                 pool.renew("database configuration changed");
             }
-            self.pump(&pool);
+            if renewed || !same {
+                self.pump(&pool);
+            }
         }
     }
 

@@ -15,9 +15,10 @@ mod text;
 
 pub(crate) use again::{Fault, plan_changed};
 pub(crate) use client::ClientStatements;
+pub(crate) use description::forget_what_is_told;
 pub(crate) use moments::Moments;
 pub(crate) use server::ServerStatements;
-pub(crate) use text::{Texts, query_of, simple_query};
+pub(crate) use text::{Texts, begin_ids_at, next_id, query_of, simple_query};
 
 use protocol::frame::{HEADER_LEN, put};
 use protocol::message::{self, TxStatus};

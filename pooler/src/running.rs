@@ -6,14 +6,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
 use tracing::info;
 
 use crate::config::Config;
 use crate::console::Console;
 use crate::control::Control;
+use crate::handover::{self, Inheritance, Takeover};
 use crate::lifecycle::Phase;
-use crate::listen::{Listener, accept};
+use crate::listen::{Doors, Listener};
 use crate::shared::Shared;
 use crate::stats::Totals;
 use crate::worker;
@@ -22,15 +22,31 @@ use crate::worker;
 pub struct Running {
     shared: Arc<Shared>,
     listeners: Vec<Listener>,
+    takeover: Option<Takeover>,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Starts the workers.
+/// How a pooler has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to stop.
+    Stopped,
+    /// Another process has taken over, and with it the files that belong to whoever runs.
+    TakenOver,
+}
+
+/// Starts the workers, to go on with what another process has given.
 ///
 /// # Errors
 /// A thread could not be started.
-pub fn start(config: Config, listeners: Vec<Listener>, console: Arc<dyn Console>) -> io::Result<Running> {
-    let shared = Arc::new(Shared::new(config, console));
+pub fn start(
+    config: Config,
+    listeners: Vec<Listener>,
+    console: Arc<dyn Console>,
+    inheritance: Option<Inheritance>,
+) -> io::Result<Running> {
+    let since = inheritance.as_ref().map(|it| it.counted).unwrap_or_default();
+    let shared = Arc::new(Shared::new(config, console, since));
     if let Some(port) = listeners.iter().find_map(Listener::port) {
         shared.port.store(port.into(), Relaxed);
     }
@@ -43,7 +59,8 @@ pub fn start(config: Config, listeners: Vec<Listener>, console: Arc<dyn Console>
     }
     let _ = shared.workers.set(handles); // set nowhere else
     let _ = shared.listening.set(listeners.iter().map(Listener::listening).collect());
-    Ok(Running { shared, listeners, threads })
+    let takeover = inheritance.map(|it| it.settle(&shared));
+    Ok(Running { shared, listeners, takeover, threads })
 }
 
 impl Running {
@@ -53,21 +70,19 @@ impl Running {
     }
 
     /// Accepts connections until the end. Needs a tokio runtime with I/O and time.
-    pub async fn serve(self) {
-        let Running { shared, listeners, threads } = self;
-        let mut tcp = JoinSet::new();
-        let mut unix = JoinSet::new();
-        for listener in listeners {
-            let set = if listener.port().is_some() { &mut tcp } else { &mut unix };
-            set.spawn(accept(shared.clone(), listener));
+    pub async fn serve(self) -> Ended {
+        let Running { shared, listeners, takeover, threads } = self;
+        let doors = Doors::new(shared.clone(), listeners);
+        if let Some(takeover) = takeover {
+            tokio::spawn(handover::take(shared.clone(), takeover));
         }
-        let mut phase = shared.phase_changes.subscribe();
         let keep_statistics = tokio::spawn(keep_statistics(shared.clone()));
-        let _ = phase.wait_for(|p| *p != Phase::Running).await;
-        // The Unix socket stays for the console until the end.
-        tcp.shutdown().await;
-        wait_for_the_end(&shared).await;
-        unix.shutdown().await;
+        let ended = tokio::select! {
+            () = be_told_to_stop(&shared, &doors) => Ended::Stopped,
+            () = handover::serve(&shared, &doors) => Ended::TakenOver,
+        };
+        doors.shut();
+        drop(doors);
         keep_statistics.abort();
         shared.advance(Phase::Stopped);
         let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|t| drop(t.join())));
@@ -76,7 +91,15 @@ impl Running {
             pool.close_idle("shutdown");
             shared.registry.remove_pool(&pool); // pools and the shared state refer to each other
         }
+        ended
     }
+}
+
+async fn be_told_to_stop(shared: &Shared, doors: &Doors) {
+    let mut phase = shared.phase_changes.subscribe();
+    let _ = phase.wait_for(|p| *p != Phase::Running).await;
+    doors.close_tcp(); // the Unix socket stays for the console until the end
+    wait_for_the_end(shared).await;
 }
 
 async fn wait_for_the_end(shared: &Shared) {
@@ -106,6 +129,7 @@ async fn keep_statistics(shared: Arc<Shared>) {
         let mut all = Totals::default();
         for pool in shared.registry.pools() {
             all.add(&pool.periods.end(pool.totals()));
+            pool.latency.end_period();
         }
         all.add(&shared.consoles.periods.end(shared.consoles.totals()));
         if shared.config.load().log.stats {

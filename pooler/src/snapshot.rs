@@ -14,6 +14,7 @@ use crate::clients::{ClientInfo, ClientState};
 use crate::config::{Config, LoadBalance, PoolMode, User};
 use crate::console;
 use crate::consoles::ConsoleInfo;
+use crate::latency::{Distribution, Distributions};
 use crate::net::Peer;
 use crate::peers::Peer as Instance;
 use crate::pool::{Db, Pool};
@@ -57,6 +58,12 @@ pub struct PoolRow {
     pub pool_mode: PoolMode,
     /// Set for host lists only.
     pub load_balance: Option<LoadBalance>,
+    /// Servers that it may have without the reserve; `None` is no limit.
+    pub size: Option<usize>,
+    /// Servers that it may have besides when clients have waited.
+    pub reserve: usize,
+    /// Counters since the start.
+    pub total: Totals,
 }
 
 /// One connection, client or server.
@@ -168,6 +175,23 @@ pub struct StatsRow {
     pub period: Totals,
 }
 
+/// The times of one pool.
+#[derive(Debug, Clone)]
+pub struct LatencyRow {
+    /// Client-side database.
+    pub database: String,
+    /// Server-side user.
+    pub user: String,
+    /// How long requests waited for a server; only those that had to. Since the start, as the next two.
+    pub waiting: Distribution,
+    /// How long requests were with a server.
+    pub running: Distribution,
+    /// How long transactions took.
+    pub transaction: Distribution,
+    /// All three, in the last full statistics period.
+    pub period: Distributions,
+}
+
 /// One database.
 #[derive(Debug, Clone)]
 pub struct DatabaseRow {
@@ -205,6 +229,8 @@ pub struct DatabaseRow {
     pub paused: bool,
     /// `DISABLE` is in effect.
     pub disabled: bool,
+    /// No server is open, and none of its hosts could be reached when they were last tried.
+    pub cut_off: bool,
 }
 
 /// One user.
@@ -226,6 +252,17 @@ pub struct UserRow {
     pub max_client_connections: usize,
     /// Clients now, as login user.
     pub current_client_connections: usize,
+}
+
+/// A name that was looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsHostRow {
+    /// The name.
+    pub hostname: String,
+    /// For how long the answer still counts, in seconds.
+    pub ttl: u64,
+    /// The addresses as `ip:0`, separated by commas; empty where the look-up failed.
+    pub addrs: String,
 }
 
 /// One peer.
@@ -277,21 +314,21 @@ fn load_balance(db: &Db) -> Option<LoadBalance> {
 
 pub(crate) fn pools(shared: &Shared) -> Vec<PoolRow> {
     let now = shared.clock.micros();
-    let clients = shared.clients.all();
-    let mut rows: Vec<_> = shared.registry.pools().iter().map(|pool| pool_row(pool, &clients, now)).collect();
+    let mut rows: Vec<_> = shared.registry.pools().iter().map(|pool| pool_row(pool, now)).collect();
     rows.push(console_pool(shared));
     rows.sort_by(|a, b| (&a.database, &a.user).cmp(&(&b.database, &b.user)));
     rows
 }
 
-fn pool_row(pool: &Pool, clients: &[Arc<ClientInfo>], now: u64) -> PoolRow {
-    let mine = clients.iter().filter(|c| std::ptr::eq(&*c.pool, pool));
+/// Made of counters: the cost is the same with ten clients and with ten thousand.
+fn pool_row(pool: &Pool, now: u64) -> PoolRow {
     let waiting: usize = pool.shards.iter().map(|s| s.counts().1).sum();
-    let logged_in_waiting = mine.clone().filter(|c| c.state() == ClientState::Waiting).count();
+    let logged_in_waiting = waiting.saturating_sub(pool.arriving.get());
+    let rules = pool.rules.load();
     PoolRow {
         database: pool.db.name.clone(),
         user: pool.user.name.clone(),
-        cl_active: mine.count() - logged_in_waiting,
+        cl_active: pool.logged_in.load(Relaxed).saturating_sub(logged_in_waiting),
         cl_waiting: waiting,
         cancelling: pool.cancelling.get(),
         sv_active: pool.count(ServerState::Active),
@@ -302,8 +339,11 @@ fn pool_row(pool: &Pool, clients: &[Arc<ClientInfo>], now: u64) -> PoolRow {
         sv_login: pool.connecting(),
         maxwait: pool.oldest_wait().map_or(0, |since| now.saturating_sub(since)),
         statements: pool.texts.usage(),
-        pool_mode: pool.rules.load().mode,
+        pool_mode: rules.mode,
         load_balance: load_balance(&pool.db),
+        size: rules.size,
+        reserve: rules.reserve,
+        total: pool.totals(),
     }
 }
 
@@ -324,6 +364,9 @@ fn console_pool(shared: &Shared) -> PoolRow {
         statements: (0, 0),
         pool_mode: PoolMode::Statement,
         load_balance: None,
+        size: None,
+        reserve: 0,
+        total: shared.consoles.totals(),
     }
 }
 
@@ -488,6 +531,18 @@ pub(crate) fn pin_totals(shared: &Shared) -> Vec<PinTotalsRow> {
     rows
 }
 
+/// Every pool but the console's, by database and user.
+pub(crate) fn latencies(shared: &Shared) -> Vec<LatencyRow> {
+    let row = |pool: &Arc<Pool>| {
+        let Distributions { waiting, running, transaction } = pool.latency.total();
+        let (database, user) = (pool.db.name.clone(), pool.user.name.clone());
+        LatencyRow { database, user, waiting, running, transaction, period: pool.latency.period() }
+    };
+    let mut rows: Vec<_> = shared.registry.pools().iter().map(row).collect();
+    rows.sort_by(|a, b| (&a.database, &a.user).cmp(&(&b.database, &b.user)));
+    rows
+}
+
 /// Per database, those with a pool only, and for the console.
 pub(crate) fn stats(shared: &Shared) -> Vec<StatsRow> {
     let mut rows = Vec::new();
@@ -550,6 +605,7 @@ fn console_database(shared: &Shared) -> DatabaseRow {
         current_client_connections: shared.consoles.len(),
         paused: false,
         disabled: false,
+        cut_off: false,
     }
 }
 
@@ -582,6 +638,7 @@ fn database_row(shared: &Shared, db: &Db) -> DatabaseRow {
         current_client_connections: db.clients.get(),
         paused: db.paused.load(Relaxed),
         disabled: db.disabled.load(Relaxed),
+        cut_off: db.servers.get() == 0 && shared.hosts.down_until(&spec).is_some(),
     }
 }
 

@@ -21,6 +21,7 @@ use crate::clients::{ClientInfo, ClientState};
 use crate::control::Control;
 use crate::error::Refusal;
 use crate::events::Throttle;
+use crate::handover::{self, Arriving};
 use crate::lifecycle::Phase;
 use crate::listen::Accepted;
 use crate::pool::Pool;
@@ -42,6 +43,10 @@ pub(crate) const READ_BUFFER: usize = 64 << 10;
 pub(crate) enum Order {
     /// Admit a new connection.
     Accept(Accepted),
+    /// Make a session of a client that comes from another process.
+    Arrive(Box<Arriving>),
+    /// A client is to go to another process as soon as it is at rest.
+    Travel(Arc<ClientInfo>),
     /// A place may be free for clients that wait in this pool.
     Pump(Arc<Pool>),
     /// A client waits in this pool.
@@ -59,6 +64,8 @@ pub(crate) enum Order {
     Suspend(Option<Refusal>, tokio::sync::oneshot::Sender<usize>),
     /// It is over.
     Unsuspend,
+    /// The servers that this pool has had are to be closed.
+    Renewed(Arc<Pool>),
 }
 
 /// The way to a worker from other threads.
@@ -82,6 +89,12 @@ impl WorkerHandle {
         self.load.fetch_add(1, Relaxed);
         self.send(Order::Accept(accepted));
     }
+
+    /// The same for a client that comes from another process.
+    pub(crate) fn receive(&self, arriving: Arriving) {
+        self.load.fetch_add(1, Relaxed);
+        self.send(Order::Arrive(Box::new(arriving)));
+    }
 }
 
 /// What the worker's other tasks may know and do of a session.
@@ -98,12 +111,18 @@ pub(crate) struct Local {
     pub(crate) request: Cell<u64>,
     /// It waits so long that it is to be told.
     pub(crate) long_wait: Cell<bool>,
+    /// The wait was cancelled when a server had been granted already.
+    pub(crate) cancelled_late: Cell<bool>,
+    /// Its server is to be closed.
+    pub(crate) outdated: Cell<bool>,
     /// A request of the client's is being answered.
     pub(crate) busy: Cell<bool>,
     /// A request of the pooler's own stands in front of it.
     pub(crate) preparing: Cell<bool>,
     /// It reads nothing more, as `SUSPEND` has asked.
     pub(crate) resting: Cell<bool>,
+    /// It is to go to another process as soon as it is at rest.
+    pub(crate) travels: Cell<bool>,
     /// Its request waits until nobody is connected to a database.
     pub(crate) vacating: Cell<Vacating>,
     /// When it gives up a server that it keeps for a moment only, in microseconds; 0: it keeps none.
@@ -132,9 +151,12 @@ impl Local {
             server: RefCell::default(),
             request: Cell::default(),
             long_wait: Cell::default(),
+            cancelled_late: Cell::default(),
+            outdated: Cell::default(),
             busy: Cell::default(),
             preparing: Cell::default(),
             resting: Cell::default(),
+            travels: Cell::default(),
             vacating: Cell::default(),
             unpin_at: Cell::default(),
             listed: Cell::default(),
@@ -165,6 +187,15 @@ impl Local {
     /// It neither has a server nor waits for one.
     fn is_idle(&self) -> bool {
         self.info.state() == ClientState::Idle
+    }
+
+    /// Has it look whether it has to part from its server.
+    fn note_outdated(&self) {
+        let old = |server: &Arc<ServerInfo>| server.generation != self.info.pool.generation();
+        if self.server.borrow().as_ref().is_some_and(old) {
+            self.outdated.set(true);
+            self.wake();
+        }
     }
 
     /// No request of the pooler's own stands in front of the client's any more.
@@ -276,6 +307,7 @@ impl Worker {
         self.alarms.sweep(&self.sessions.borrow());
         if self.index == 0 {
             self.shared.forget_unused_databases(now);
+            self.shared.forget_unused_pools(now);
             self.shared.keep_buffer_limit();
             if self.ticks.replace((self.ticks.get() + 1) % SWEEP) == 0 {
                 self.shared.forget_unused_values();
@@ -343,6 +375,16 @@ impl Worker {
                 let leave = Leave(self.load.clone());
                 self.spawn(admit::admit(self.clone(), accepted, leave));
             }
+            Order::Arrive(arriving) => {
+                let leave = Leave(self.load.clone());
+                self.spawn(handover::settle(self.clone(), *arriving, leave));
+            }
+            Order::Travel(client) => {
+                if let Some(local) = self.sessions.borrow().get(&client.id) {
+                    local.travels.set(true);
+                    local.wake();
+                }
+            }
             Order::Pump(pool) => pool.pump(self),
             Order::AskBack(pool) => self.wake_pinned(&pool),
             Order::Cancel(client, done) => {
@@ -380,7 +422,13 @@ impl Worker {
                 for local in sessions.values().filter(|local| local.server.borrow().is_some()) {
                     local.alarm.ring();
                     local.wake();
+                    local.note_outdated();
                 }
+            }
+            Order::Renewed(pool) => {
+                let sessions = self.sessions.borrow();
+                let clients = sessions.values().filter(|local| Arc::ptr_eq(&local.info.pool, &pool));
+                clients.for_each(|local| local.note_outdated());
             }
         }
     }

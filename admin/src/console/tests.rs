@@ -34,7 +34,11 @@ struct Unreadable(Values);
 
 impl Configuration for Unreadable {
     fn reload(&self, _: &Control) -> Result<(), String> {
-        Err("config file loading failed".into())
+        Err("not a number (pgferry.ini:3)".into())
+    }
+
+    fn plan(&self, control: &Control, _: Option<&Path>) -> Result<Plan, String> {
+        Ok(control.plan(&control.config()))
     }
 
     fn set(&self, _: &Control, key: &str, _: &str) -> Result<(), NotSet> {
@@ -55,7 +59,7 @@ impl Fixture {
         let loaded = load_from(Path::new("pgferry.ini"), &read).unwrap();
         let configuration: Arc<dyn Configuration> = Arc::new(Unreadable(loaded.settings));
         let inner = Arc::new(AdminConsole::new(configuration.clone()));
-        let control = pooler::start(loaded.config, Vec::new(), inner).unwrap().control();
+        let control = pooler::start(loaded.config, Vec::new(), inner, None).unwrap().control();
         Fixture { console: AdminConsole::new(configuration), control }
     }
 

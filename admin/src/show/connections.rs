@@ -128,6 +128,13 @@ fn local_time(time: SystemTime) -> String {
     zoned.map(|time| time.strftime("%Y-%m-%d %H:%M:%S %Z").to_string()).unwrap_or_default()
 }
 
+/// Names of servers that were looked up.
+pub(super) fn dns_hosts(table: &mut Table, control: &Control) {
+    for row in control.dns_hosts() {
+        table.row(cells![row.hostname, row.ttl, row.addrs]);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

@@ -2,6 +2,7 @@
 
 mod about;
 mod connections;
+mod latency;
 mod pins;
 mod pools;
 mod stats;
@@ -30,8 +31,10 @@ pub(crate) fn answer(item: Show, control: &Control, configuration: &dyn Configur
         Show::Prepared => pools::prepared(&mut table, control),
         Show::Databases => pools::databases(&mut table, control),
         Show::Users => pools::users(&mut table, control),
+        Show::DnsHosts => connections::dns_hosts(&mut table, control),
         Show::Peers => pools::peers(&mut table, control),
         Show::PeerPools => pools::peer_pools(&mut table, control),
+        Show::Latency => latency::latency(&mut table, control),
         Show::Lists => pools::lists(&mut table, control),
         Show::Stats => stats::stats(&mut table, control),
         Show::StatsTotals => stats::stats_totals(&mut table, control),
@@ -41,7 +44,7 @@ pub(crate) fn answer(item: Show, control: &Control, configuration: &dyn Configur
         Show::ActiveSockets => connections::active_sockets(&mut table, control),
         Show::Fds => connections::fds(&mut table, control),
         Show::Mem => about::memory(&mut table, control),
-        Show::DnsHosts | Show::DnsZones => {} // no answer of DNS is kept
+        Show::DnsZones => {} // zones are not watched
     }
     Ok(table.finish())
 }

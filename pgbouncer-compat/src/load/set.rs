@@ -43,7 +43,7 @@ impl Loaded {
             let stays = Setting::find(name).is_some_and(|setting| setting.default.is_none());
             if stays && self.settings.place(name).is_none() {
                 match self.draft.set(path, &self.settings, name, value) {
-                    Ok(kept) => self = Loaded { warnings: self.warnings, ..kept },
+                    Ok(kept) => self = Loaded { warnings: self.warnings, changes: self.changes, ..kept },
                     Err(NotSet { what, advice }) => {
                         let message = format!("{name} does not keep the value that was set: {what}");
                         self.warnings.push(Finding { place: set_place(), message, advice });

@@ -11,7 +11,7 @@ use protocol::message::{self, TxStatus};
 use protocol::params::{Tracked, Values};
 use protocol::sqlstate::SqlState;
 
-use super::{Arrival, ConsoleClient};
+use super::{Arrival, ConsoleClient, put_login_notice};
 use crate::clients::CancelKey;
 use crate::console::Conversing;
 use crate::consoles::{Calls, ConsoleInfo, Entry};
@@ -59,6 +59,8 @@ async fn serve(
     let mut conversing = console.converse(&control, client.rights);
     let mut out = Vec::new();
     write_welcome(&mut out, &console.version(), &shared.tracked, &client.params, key);
+    put_login_notice(&mut out, &control.config());
+    message::ready_for_query(&mut out, TxStatus::Idle);
     let entry = shared.consoles.add(ConsoleInfo {
         id: arrival.id,
         application_name: client.params.get(Tracked::APPLICATION_NAME).map(str::to_owned),
@@ -138,5 +140,4 @@ fn write_welcome(out: &mut Vec<u8>, version: &str, tracked: &Tracked, params: &V
         }
     }
     message::backend_key_data(out, key.pid, &key.secret);
-    message::ready_for_query(out, TxStatus::Idle);
 }

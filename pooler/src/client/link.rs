@@ -76,6 +76,27 @@ impl Link {
             && !self.server.machine.is_overrun()
     }
 
+    /// Nothing is under way either way, outside a transaction, and it is known what its session has.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let busy = self.setting
+            || self.bringing
+            || self.audit.is_some()
+            || self.ran
+            || self.trust.is_some()
+            || self.native.is_some()
+            || self.brought
+            || self.notified
+            || self.stalled
+            || self.fatal
+            || self.deaf
+            || self.settling
+            || self.xact_since != 0
+            || self.query_since != 0;
+        let server = &self.server;
+        let idle = server.machine.idle().is_some() && server.is_between_messages();
+        !busy && idle && self.unsent.is_empty() && !server.statements.again.is_pending()
+    }
+
     /// Requests of the client's are being answered, and will be before the server has got more.
     pub(super) fn awaits_answer(&self) -> bool {
         let machine = &self.server.machine;
@@ -294,8 +315,10 @@ impl Session {
     pub(super) fn requests_answered(&mut self, now: u64, idle: bool) {
         let Some(link) = &mut self.link else { return };
         let counters = &self.pool.counters[self.worker.index];
+        let times = self.pool.latency.of(self.worker.index);
         if link.query_since != 0 {
             counters.query_time.add(now - link.query_since);
+            times.running.record(now - link.query_since);
             link.query_since = 0;
             if let Some(timing) = &mut self.timing {
                 timing.idles(now);
@@ -306,6 +329,7 @@ impl Session {
         }
         if link.xact_since != 0 && idle {
             counters.xact_time.add(now - link.xact_since);
+            times.transaction.record(now - link.xact_since);
             link.xact_since = 0;
             link.notified = false;
             if let Some(timing) = &mut self.timing {

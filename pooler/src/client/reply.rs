@@ -144,6 +144,7 @@ impl Session {
         if !link.server.machine.owes_nothing() {
             if self.timing.is_some() && link.query_since != 0 {
                 self.pool.counters[self.worker.index].query_time.add(now - link.query_since);
+                self.pool.latency.of(self.worker.index).running.record(now - link.query_since);
                 link.query_since = now;
             }
         } else if self.resume {

@@ -46,7 +46,12 @@ impl Session {
         let mut out = Gather::new(&worker);
         self.touch(worker.now());
         let mut at = 0;
+        let waited =
+            matches!((&self.timing, &self.link), (Some(timing), Some(link)) if timing.waits_cancelled(link));
         let taken = self.take_messages(input, &mut at, &mut out);
+        if let (true, Some(timing), Some(link)) = (waited, &mut self.timing, &self.link) {
+            timing.was_sent(link, worker.now());
+        }
         self.forward(cx, out.bytes(input))?; // a server owes an answer even to what came before a fault
         drop(out);
         if let Some(link) = &mut self.link {
@@ -347,7 +352,8 @@ impl Session {
         }
         let mut front = self.worker.front.borrow_mut();
         front.clear();
-        let meaning = meaning(&self.settings, &self.params, server);
+        let meaning = meaning(&self.settings, &self.params, link);
+        let server = &mut *link.server;
         let moments = &self.pool.moments;
         let moment = if tag == b'P' { moments.of_parse(self.worker.now()) } else { moments.latest() };
         let mut exchange = Exchange {

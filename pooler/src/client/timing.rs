@@ -26,7 +26,8 @@ pub(super) struct Timing {
     blocked: u64,
     /// When nothing was owed to the client any more.
     idle: u64,
-    /// When the statement at hand was cancelled for its time.
+    /// When the statement at hand was cancelled for its time, or later, when the server had from the client what it waited
+    /// for and could heed that.
     cancelled: u64,
     /// The request at hand was cancelled for its time, and nothing else of it will run.
     late: bool,
@@ -190,6 +191,18 @@ impl Timing {
         self.late |= over == Over::Request;
     }
 
+    /// Whether the server is to end a statement, and waits for the client instead.
+    pub(super) fn waits_cancelled(&self, link: &Link) -> bool {
+        self.cancelled != 0 && self.waits_for_client(link)
+    }
+
+    /// The server waited for the client, which has sent something: if that is all, the grace begins.
+    pub(super) fn was_sent(&mut self, link: &Link, now: u64) {
+        if !self.waits_for_client(link) {
+            self.cancelled = now;
+        }
+    }
+
     /// Whether the client takes what it is sent. While it does not, the statement's clock stands still.
     pub(super) fn set_blocked(&mut self, blocked: bool, now: u64) {
         match (self.blocked, blocked) {
@@ -240,7 +253,7 @@ impl Timing {
                 let request = self.over_since(asked).filter(|_| works && !self.late && !link.setting);
                 (limit(works, self.statement, time, Over::Statement), request.map(|at| (at, Over::Request)))
             }
-            at => (limit(!waits, at.max(heard), Some(Duration::from_micros(grace)), Over::Grace), None),
+            at => (limit(!waits, at, Some(Duration::from_micros(grace)), Over::Grace), None),
         };
         // PostgreSQL's own limit is none for a transaction that has failed.
         let spared =

@@ -129,16 +129,9 @@ impl Session {
         if !complete && tag != b'B' {
             effects |= Effects::OPAQUE; // its end was not seen
         }
-        if effects.contains(Effects::CALLS)
-            && let Some(trust) = self.pool.db.functions.trust(self.worker.now())
-        {
-            let known = sql::scan_knowing(text, &|name| trust.contains(name)).effects;
-            if !text.is_empty() && !known.contains(Effects::CALLS) {
-                // Whoever has changed anything until the transaction ends may have changed these functions.
-                link.trust.get_or_insert(trust);
-                // What a clean function sets ends with the transaction.
-                effects = effects.without(Effects::CALLS) | Effects::LOCAL_SETTINGS;
-            }
+        if effects.contains(Effects::CALLS) && link.may_trust(text, &self.pool, self.worker.now()) {
+            // What a clean function sets ends with the transaction.
+            effects = effects.without(Effects::CALLS) | Effects::LOCAL_SETTINGS;
         }
         link.server.info.note_text(text);
         link.server.suspect |= effects;
@@ -172,12 +165,8 @@ impl Session {
         if effects.contains(Effects::DDL) {
             self.pool.moments.advance(); // what is parsed behind it is parsed on the server
         }
-        if effects.intersects(Effects::DDL.union(state::ANYTHING))
-            && let Some(defined) = defined_by(text, effects)
-        {
-            let names = sql::custom_settings(text).filter_map(|name| String::from_utf8(name.into()).ok());
-            let names = names.take(MOST_CUSTOM).collect();
-            link.server.defining.get_or_insert_with(|| self.pool.db.define()).add(defined, names);
+        if effects.intersects(Effects::DDL.union(state::ANYTHING)) {
+            link.note_definition(text, effects, &self.pool);
         }
         if effects.intersects(state::SETS) {
             let alone = link.server.machine.status() == TxStatus::Idle
@@ -228,6 +217,25 @@ impl Link {
             let knows = if self.bringing { params } else { &self.server.params }.clone();
             self.trail().told.get_or_insert(knows);
         }
+    }
+
+    /// All functions that a text calls are known to be clean. The transaction relies on that from here on: whoever changes
+    /// anything until it ends may change these functions.
+    fn may_trust(&mut self, text: &[u8], pool: &Pool, now: u64) -> bool {
+        let Some(trust) = pool.db.functions.trust(now).filter(|_| !text.is_empty()) else { return false };
+        let clean = !sql::scan_knowing(text, &|name| trust.contains(name)).effects.contains(Effects::CALLS);
+        if clean {
+            self.trust.get_or_insert(trust);
+        }
+        clean
+    }
+
+    /// Remembers what a text with these effects defines, if it defines anything.
+    fn note_definition(&mut self, text: &[u8], effects: Effects, pool: &Pool) {
+        let Some(defined) = defined_by(text, effects) else { return };
+        let names = sql::custom_settings(text).filter_map(|name| String::from_utf8(name.into()).ok());
+        let names = names.take(MOST_CUSTOM).collect();
+        self.server.defining.get_or_insert_with(|| pool.db.define()).add(defined, names);
     }
 }
 

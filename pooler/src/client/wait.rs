@@ -37,6 +37,9 @@ impl Session {
         let waited = self.worker.now() - since;
         self.local.waited.set(waited);
         self.counters().wait_time.add(waited);
+        if waited > 0 {
+            self.pool.latency.of(self.worker.index).waiting.record(waited);
+        }
         if self.link.is_none() {
             self.local.info.since.store(0, Relaxed);
             self.local.info.set_state(ClientState::Idle);
@@ -81,26 +84,33 @@ impl Session {
                 None => poll_fn(|cx| self.poll_wait(cx, &mut place)).await,
             };
             self.local.ticket.set(None);
+            let late = self.local.cancelled_late.take();
             let Some(grant) = grant? else {
                 self.report_waiting(Over::Request.setting());
                 self.refuse(Some(Over::Request.error()));
                 return Ok(());
             };
             match grant {
+                Grant::Server(server) if late => {
+                    self.pool.give_back(self.worker.index, server);
+                    return self.wait_was_cancelled();
+                }
                 Grant::Server(server) => {
                     if server.into_clean().is_some_and(|server| self.link(server)) {
                         return Ok(());
                     }
                     // It was gone before it could be used: in line again.
                 }
-                Grant::Cancelled => {
-                    self.report_waiting(cancel::REASON);
-                    self.refuse(None);
-                    return Ok(());
-                }
+                Grant::Cancelled => return self.wait_was_cancelled(),
                 Grant::Refused(refusal) => return Err(End::Refused(refusal)),
             }
         }
+    }
+
+    fn wait_was_cancelled(&mut self) -> Result<(), End> {
+        self.report_waiting(cancel::REASON);
+        self.refuse(None);
+        Ok(())
     }
 
     /// The answer, unless the client leaves or is ended first; `None`: its request has no time left. What then comes is
@@ -132,6 +142,9 @@ impl Session {
         }
         if self.unsent.flush(cx, &mut self.stream).is_err() {
             return Poll::Ready(End::Gone);
+        }
+        if self.local.travels.get() && self.may_travel() {
+            return Poll::Ready(End::Travels); // it waits for a server of the other process
         }
         while self.input.len() < READ_AHEAD {
             let mut buffer = self.worker.buffer.borrow_mut();

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -87,6 +87,15 @@ impl Stream {
         };
     }
 
+    /// Its descriptor, if all that there is to the connection is there.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Stream::Tcp(s) => Some(s.as_fd()),
+            Stream::Unix(s) => Some(s.as_fd()),
+            Stream::Closed => None,
+        }
+    }
+
     /// User id of the process at the other end of a Unix socket.
     pub(crate) fn peer_uid(&self) -> Option<u32> {
         match self {
@@ -95,13 +104,9 @@ impl Stream {
         }
     }
 
-    /// Its descriptor; -1 without one.
-    pub(crate) fn fd(&self) -> i32 {
-        match self {
-            Stream::Tcp(s) => s.as_raw_fd(),
-            Stream::Unix(s) => s.as_raw_fd(),
-            Stream::Closed => -1,
-        }
+    /// The number of its descriptor; -1 without one.
+    pub(crate) fn raw_fd(&self) -> i32 {
+        self.fd().map_or(-1, |fd| fd.as_raw_fd())
     }
 
     /// Address of this end.

@@ -22,7 +22,7 @@ mod shard;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -42,6 +42,7 @@ use crate::config::Config;
 use crate::error::Refusal;
 use crate::events::Events;
 use crate::intern::Interner;
+use crate::latency::Latency;
 use crate::params::{ParamSet, Params};
 use crate::prepared::{Moments, Texts};
 use crate::server::{self, ConnectError, IdleServer, Server, ServerInfo, ServerState};
@@ -120,7 +121,11 @@ pub(crate) struct Pool {
     pub(crate) rules: ArcSwap<PoolRules>,
     pub(crate) shards: Box<[Shard<IdleServer, Waiter>]>,
     pub(crate) counters: Box<[Counters]>,
+    pub(crate) latency: Latency,
     pub(crate) open: Arc<Tally>,
+    pub(crate) clients: Arc<Tally>,
+    /// When it was last seen with a connection, in microseconds.
+    last_used: AtomicU64,
     /// Every server connection, whoever has it.
     members: Mutex<HashMap<u64, Arc<ServerInfo>>>,
     /// Servers opened under an older number are closed instead of being used again.
@@ -150,6 +155,10 @@ pub(crate) struct Pool {
     checking: Arc<Tally>,
     /// Clients that wait, where their number is limited.
     crowd: Arc<Tally>,
+    /// Clients that have logged in.
+    pub(crate) logged_in: AtomicUsize,
+    /// Clients that wait for a server in their login.
+    pub(crate) arriving: Arc<Tally>,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -167,7 +176,10 @@ impl Pool {
             rules: ArcSwap::from_pointee(rules),
             shards: (0..workers).map(|_| Shard::default()).collect(),
             counters: (0..workers).map(|_| Counters::default()).collect(),
+            latency: Latency::new(workers),
             open: Arc::default(),
+            clients: Arc::default(),
+            last_used: AtomicU64::new(shared.clock.micros()),
             members: Mutex::default(),
             generation: AtomicU64::new(0),
             held: AtomicBool::new(false),
@@ -187,6 +199,8 @@ impl Pool {
             cancelling: Arc::default(),
             checking: Arc::default(),
             crowd: Arc::default(),
+            logged_in: AtomicUsize::new(0),
+            arriving: Arc::default(),
         }
     }
 
@@ -436,6 +450,11 @@ impl Pool {
         Some(permit)
     }
 
+    /// A place for a connection that is there already, with its client from another process: over the limits, if need be.
+    pub(crate) fn admit_anyway(&self) -> Permit {
+        self.shared.census.admit_anyway([&self.open, &self.db.servers, &self.user.servers])
+    }
+
     /// A place for a connection that serves the whole database: it counts in `tally` and not in the pool.
     pub(crate) fn admit_aside(&self, tally: &Arc<Tally>) -> Option<Permit> {
         let rules = self.rules.load();
@@ -544,10 +563,11 @@ impl Pool {
     }
 
     /// Closes every server as soon as it is free, and forgets what servers said at their login.
-    pub(crate) fn renew(&self, reason: &'static str) {
+    pub(crate) fn renew(self: &Arc<Self>, reason: &'static str) {
         self.generation.fetch_add(1, Relaxed);
         self.close_idle(reason);
         self.db.hub.look();
+        (0..self.shards.len()).for_each(|worker| self.shared.order(worker, Order::Renewed(self.clone())));
     }
 
     /// All pools of the server to which this one connects.
@@ -667,6 +687,11 @@ impl Pool {
         if self.shared.config.load().log.connections {
             info!(peer = %info.peer(self), "new connection to server (from {})", info.local);
         }
+        lock(&self.members).insert(info.id, info.clone());
+    }
+
+    /// The same for one that comes from another process.
+    pub(crate) fn member_arrived(&self, info: &Arc<ServerInfo>) {
         lock(&self.members).insert(info.id, info.clone());
     }
 

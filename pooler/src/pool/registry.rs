@@ -173,7 +173,12 @@ impl Registry {
         let config = shared.config.load();
         let spec = db.spec.load();
         let name = spec.user.as_deref().unwrap_or(login);
-        let find = || lock(&db.pools).iter().find(|p| p.user.name == name).cloned();
+        let find = || {
+            let pools = lock(&db.pools);
+            let found = pools.iter().find(|p| p.user.name == name)?;
+            found.last_used.store(shared.clock.micros(), Relaxed); // who looks for idle ones has the lock as well
+            Some(found.clone())
+        };
         if let Some(pool) = find() {
             return pool;
         }
@@ -198,6 +203,19 @@ impl Registry {
         pool.removed.store(true, SeqCst);
         lock(&pool.db.pools).retain(|p| !Arc::ptr_eq(p, pool));
         lock(&pool.user.pools).retain(|p| !Arc::ptr_eq(p, pool));
+    }
+
+    /// Forgets a pool that nobody has used since that moment, in microseconds. False: somebody does now.
+    pub(crate) fn forget_pool(&self, pool: &Arc<Pool>, since: u64) -> bool {
+        {
+            let mut pools = lock(&pool.db.pools);
+            if pool.last_used.load(Relaxed) != since || pool.clients.get() > 0 {
+                return false;
+            }
+            pools.retain(|p| !Arc::ptr_eq(p, pool));
+        }
+        self.remove_pool(pool);
+        true
     }
 
     pub(crate) fn remove_database(&self, name: &str) {

@@ -112,6 +112,13 @@ pub enum Owes {
     },
 }
 
+impl Owes {
+    /// `ReadyForQuery` is its last reply.
+    fn ends_with_ready(self) -> bool {
+        matches!(self, Owes::Query | Owes::FunctionCall | Owes::Sync | Owes::Syncs { .. })
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Owed {
     what: Owes,
@@ -373,22 +380,12 @@ impl ServerMachine {
 
     /// Something in front of the batch at hand is still to be answered.
     pub fn awaits_ready(&self) -> bool {
-        let in_front = |o: &Owed| {
-            matches!(
-                o.what,
-                Owes::Query | Owes::FunctionCall | Owes::Sync | Owes::Syncs { .. } | Owes::CopyEnd
-            )
-        };
-        self.owed.iter().any(in_front)
+        self.owed.iter().any(|o| o.what.ends_with_ready() || o.what == Owes::CopyEnd)
     }
 
     /// How many of the client's requests are not answered in full; of a batch without its `Sync` that is not one.
     pub fn requests_owed(&self) -> usize {
-        let ends = |o: &&Owed| match o.what {
-            Owes::Query | Owes::FunctionCall | Owes::Sync | Owes::Syncs { .. } => o.origin == Origin::Client,
-            _ => false,
-        };
-        self.owed.iter().filter(ends).count()
+        self.owed.iter().filter(|o| o.origin == Origin::Client && o.what.ends_with_ready()).count()
     }
 
     /// Everything owed belongs to the batch at hand, and the transaction has not failed.
@@ -541,10 +538,8 @@ impl ServerMachine {
     fn error(&mut self, front: Owed) -> Route {
         self.ended += 1;
         let in_copy = std::mem::replace(&mut self.copy, CopyIn::No) != CopyIn::No;
-        match front.what {
-            // These end with their own ReadyForQuery.
-            Owes::Query | Owes::FunctionCall | Owes::Sync | Owes::Syncs { .. } => {}
-            _ => self.skip_to_sync(),
+        if !front.what.ends_with_ready() {
+            self.skip_to_sync();
         }
         if in_copy {
             self.merge_syncs();

@@ -34,6 +34,8 @@ pub struct PoolerBuilder {
     settings: Vec<(String, String)>,
     userlist: Vec<(String, String)>,
     env: Vec<(String, String)>,
+    /// The whole file, in place of all that would stand in it.
+    file: Option<String>,
 }
 
 impl PoolerBuilder {
@@ -48,6 +50,7 @@ impl PoolerBuilder {
             settings: Vec::new(),
             userlist: Vec::new(),
             env: Vec::new(),
+            file: None,
         };
         builder
             .setting("auth_type", "trust")
@@ -80,6 +83,13 @@ impl PoolerBuilder {
         self
     }
 
+    /// This text as `pooler.ini`, with `{dir}` for the pooler's directory and `{port}` for its port. Only the user list is
+    /// written besides; the Unix socket must be in that directory.
+    pub fn file(mut self, text: &str) -> PoolerBuilder {
+        self.file = Some(text.to_owned());
+        self
+    }
+
     /// A line of `[users]`.
     pub fn user_line(mut self, name: &str, params: &str) -> PoolerBuilder {
         self.users.push(format!("{name} = {params}"));
@@ -99,7 +109,7 @@ impl PoolerBuilder {
         self
     }
 
-    /// A line of `[pgbouncer]`; in place of an earlier one of the same name.
+    /// A line of `[pgbouncer]`; in place of an earlier one of the same name. `{dir}` is the directory of the pooler's files.
     pub fn setting(mut self, name: &str, value: impl ToString) -> PoolerBuilder {
         self.settings.retain(|(known, _)| known != name);
         self.settings.push((name.into(), value.to_string()));
@@ -137,7 +147,7 @@ impl PoolerBuilder {
         let mut scratch = Scratch::new("pooler");
         let port = free_port();
         self.write_files(&scratch, port);
-        let process = spawn(&self.binary, &self.env, &mut scratch);
+        let process = spawn(&self.binary, &self.env, &[], &mut scratch);
         let pooler = Pooler {
             builder: self.clone(),
             port,
@@ -156,9 +166,13 @@ impl PoolerBuilder {
     }
 
     fn ini(&self, dir: &Path, port: u16) -> String {
-        let dir = dir.display();
+        let dir = dir.display().to_string();
+        if let Some(file) = &self.file {
+            return file.replace("{dir}", &dir).replace("{port}", &port.to_string());
+        }
         let settings: String =
             self.settings.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
+        let settings = settings.replace("{dir}", &dir);
         let applications = match self.applications.as_slice() {
             [] => String::new(),
             lines => format!("[applications]\n{}\n", lines.join("\n")),
@@ -302,6 +316,18 @@ impl Pooler {
         self.builder.write_files(&self.scratch.lock().unwrap(), self.port);
     }
 
+    /// Starts another process in its place that takes over from it (`-R`), and waits until that has done so far that it
+    /// accepts connections. Returns the old process.
+    #[track_caller]
+    pub fn take_over(&self) -> Former {
+        let ups = || self.log().matches("process up: ").count();
+        let before = ups();
+        let next = spawn(&self.builder.binary, &self.builder.env, &["-R"], &mut self.scratch.lock().unwrap());
+        let former = Former(std::mem::replace(&mut *self.process.lock().unwrap(), next));
+        eventually("the next process is up", Duration::from_secs(20), || ups() > before);
+        former
+    }
+
     /// Its log file so far.
     pub fn log(&self) -> String {
         self.read("log")
@@ -341,6 +367,36 @@ impl Pooler {
     }
 }
 
+/// A process from which another has taken over. Dropping it kills it.
+#[derive(Debug)]
+pub struct Former(Child);
+
+impl Former {
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// How it ended; `None` while it runs.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.0.try_wait().expect("wait for the old process")
+    }
+
+    /// Waits until it has gone by itself.
+    #[track_caller]
+    pub fn wait_ended(&mut self) -> ExitStatus {
+        eventually("the old process ends", Duration::from_secs(20), || self.ended().is_some());
+        self.ended().expect("it has ended")
+    }
+}
+
+impl Drop for Former {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 impl Drop for Pooler {
     fn drop(&mut self) {
         let panics = self.stderr().contains("panicked at");
@@ -367,10 +423,14 @@ fn last_lines(text: &str, count: usize) -> String {
     lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
-fn spawn(binary: &Path, env: &[(String, String)], scratch: &mut Scratch) -> Child {
-    let stderr = fs::File::create(scratch.path().join("stderr")).expect("create stderr");
+fn spawn(binary: &Path, env: &[(String, String)], flags: &[&str], scratch: &mut Scratch) -> Child {
+    let stderr = scratch.path().join("stderr");
+    let stderr = fs::OpenOptions::new().create(true).append(true).open(stderr).expect("create stderr");
     let mut command = server_command(&runnable(binary));
-    command.arg(scratch.path().join("pooler.ini")).envs(env.iter().map(|(name, value)| (name, value)));
+    command
+        .args(flags)
+        .arg(scratch.path().join("pooler.ini"))
+        .envs(env.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
     let process = command.spawn().unwrap_or_else(|e| panic!("start {}: {e}", binary.display()));
     scratch.guard(process.id());
