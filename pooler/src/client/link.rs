@@ -9,7 +9,7 @@ use protocol::params::literal;
 use protocol::session::Origin;
 
 use super::notify::Native;
-use super::trail::Trail;
+use super::trail::{Returning, Trail};
 use super::{End, Session};
 use crate::clients::ClientState;
 use crate::config::PoolMode;
@@ -67,6 +67,7 @@ impl Link {
     pub(super) fn takes_requests(&self) -> bool {
         let telling = self.audit.is_some() && self.holds_back(); // the client hears of it before the next reply
         !self.setting
+            && !self.is_returning(Returning::Told)
             && !self.settling
             && !self.stalled
             && !telling
@@ -81,6 +82,11 @@ impl Link {
         let machine = &self.server.machine;
         let can_tell = !machine.reads_copy() && !machine.skips_until_sync() && !machine.is_lost();
         can_tell && machine.requests_owed() > 0
+    }
+
+    /// Settings that the client has reset have come so far on their way to those of its start-up packet.
+    pub(super) fn is_returning(&self, stage: Returning) -> bool {
+        self.trail.as_ref().is_some_and(|trail| trail.returning == stage)
     }
 
     /// The client is not told yet what a reset has changed.

@@ -14,6 +14,7 @@ use super::gather::Gather;
 use super::link::Link;
 use super::notify::{Judge, Told};
 use super::timing::Over;
+use super::trail::Returning;
 use super::{End, Session};
 use crate::error::Refusal;
 use crate::prepared::plan_changed;
@@ -207,6 +208,9 @@ impl Session {
             return Ok(());
         }
         self.local.prepared();
+        if let Some(link) = self.link.as_mut().filter(|link| link.is_returning(Returning::Told)) {
+            link.trail().returning = Returning::No;
+        }
         if self.on_moved(answered, failed) {
             return Ok(());
         }
@@ -246,8 +250,9 @@ impl Session {
             return Ok(());
         }
         let begun = link.query_since != 0;
+        let resets = link.is_returning(Returning::Reset);
         let settling = self.awaits_cancels();
-        if self.resume {
+        if self.resume && !resets {
             // Its parameters were set. The request that the server is for comes now, if there is time for it.
             let late = idle && self.request_is_late();
             if late {

@@ -15,6 +15,7 @@ use super::deadline::{LONGEST_COMMENT, begins_with_comment, may_assign, note_hea
 use super::gather::Gather;
 use super::kept::too_much;
 use super::state::meaning;
+use super::trail::Returning;
 use super::wait::READ_AHEAD;
 use super::{End, Session, Step};
 use crate::error::Refusal;
@@ -219,7 +220,8 @@ impl Session {
             return Ok(Flow::Wait(None));
         }
         if matches!(tag, b'Q' | b'P' | b'B' | b'D' | b'C' | b'E' | b'F')
-            && self.timing.as_ref().is_some_and(|timing| timing.may_cancel())
+            && (self.timing.as_ref().is_some_and(|timing| timing.may_cancel())
+                || link.is_returning(Returning::Reset))
             && link.awaits_answer()
         {
             link.stalled = true;
