@@ -27,6 +27,8 @@ pub(super) struct Link {
     pub(super) server: Box<Server>,
     pub(super) unsent: Unsent,
     pub(super) watch: Watch,
+    /// It is, or was once, the client's for its whole session.
+    pub(super) exclusive: bool,
     /// The client's parameters are being set, and nobody has seen a server accept them: its requests wait.
     pub(super) setting: bool,
     /// Statements that give the server the client's parameters are under way.
@@ -141,6 +143,7 @@ impl Session {
             server,
             unsent: Unsent::default(),
             watch: Watch::default(),
+            exclusive: self.mode() == PoolMode::Session,
             setting: false,
             bringing: false,
             audit: None,

@@ -167,7 +167,7 @@ impl Session {
         let rules = self.rules.now();
         Follows {
             statements: if shares { rules.server.max_prepared_statements } else { 0 },
-            state: rules.preserves() && !replicates,
+            state: shares && rules.preserves() && !replicates,
             limited: rules.limited,
         }
     }
