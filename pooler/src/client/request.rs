@@ -11,7 +11,7 @@ use protocol::message::{self, TxStatus};
 use protocol::session::{Origin, Request};
 use sql::Effects;
 
-use super::deadline::{LONGEST_COMMENT, begins_with_comment, may_assign, note_head, sent_text};
+use super::deadline::{LONGEST_COMMENT, begins_with_comment, chains, may_assign, note_head, sent_text};
 use super::gather::Gather;
 use super::kept::too_much;
 use super::state::meaning;
@@ -289,6 +289,9 @@ impl Session {
         if may_assign(text) {
             self.note_assignments(text);
         }
+        if self.timing.is_some() && chains(text) {
+            self.timing().deadlines.transaction_ends();
+        }
         if let (b'Q', Some(timing)) = (message.tag, &mut self.timing) {
             timing.expects(sql::scan(text).statements);
         }
@@ -306,6 +309,9 @@ impl Session {
                 let text = text.to_vec();
                 self.note_assignments(&text);
             }
+        }
+        if effects.contains(Effects::TRANSACTION) && self.timing.is_some() && chains(self.text_of(message)) {
+            self.timing().deadlines.transaction_ends();
         }
         if effects.contains(Effects::SEQUENCE_READ) {
             self.ask_sequences(message, out);
