@@ -541,6 +541,19 @@ fn sql_deallocates_and_executes_what_the_protocol_made() {
     check(TABLE, &script.query("deallocate c").query("deallocate c"));
 }
 
+/// What SQL has prepared is found by a Parse that comes before the pooler knows of it.
+#[test]
+fn sql_has_just_prepared_it() {
+    let mut script = Script::new();
+    for number in 0..5 {
+        let name = format!("a{number}");
+        script = script.query(&format!("prepare {name} as select 1"));
+        script = script.send([parse(&name, "select 2", &[]), call(&name, &[]), sync()]).ready(1);
+        script = script.query(&format!("execute {name}"));
+    }
+    check("", &script);
+}
+
 /// Whether SQL has prepared one of that name, the server is asked by a statement of the pooler's own. If the client's then
 /// fails, SQL must not find that one.
 #[test]

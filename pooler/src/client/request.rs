@@ -361,6 +361,7 @@ impl Session {
         let mut front = self.worker.front.borrow_mut();
         front.clear();
         let meaning = meaning(&self.settings, &self.params, link);
+        let may_have = link.server.suspect.intersects(by_name) || link.asks_for(Pins::PREPARED);
         let server = &mut *link.server;
         let moments = &self.pool.moments;
         let moment = if tag == b'P' { moments.of_parse(self.worker.now()) } else { moments.latest() };
@@ -369,7 +370,7 @@ impl Session {
             server: &mut server.statements,
             machine: &mut server.machine,
             meaning,
-            by_sql: server.pins.contains(Pins::PREPARED) || server.suspect.intersects(by_name),
+            by_sql: may_have || server.pins.contains(Pins::PREPARED),
             moment,
             at,
             behind: &read[at + bytes.len()..],

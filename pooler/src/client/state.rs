@@ -299,6 +299,13 @@ impl Session {
     }
 }
 
+impl Link {
+    /// Whether it has any of these, the server is being asked.
+    pub(super) fn asks_for(&self, pins: Pins) -> bool {
+        self.audit.is_some() && self.trail.as_ref().is_some_and(|trail| trail.asked.ties.contains(pins))
+    }
+}
+
 /// What an audit asks for.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Asked {
