@@ -73,7 +73,8 @@ impl Session {
         };
         let expiring = self.timing.as_ref().and_then(|timing| timing.expiring);
         let mut out = Outcome::new(&worker, judge, link.notified, expiring);
-        let ended = link.server.machine.statements_ended();
+        let machine = &link.server.machine;
+        let (ended, clients) = (machine.statements_ended(), machine.clients_statements_ended());
         let mut audit = link.audit.as_mut();
         let plain = audit.is_none()
             && link.trail.is_none()
@@ -103,13 +104,14 @@ impl Session {
         link.fatal |= out.fatal;
         link.stalled = false;
         let ended = link.server.machine.statements_ended() - ended;
+        let clients = link.server.machine.clients_statements_ended() - clients;
         if ended > 0 {
             self.local.statement.set(self.local.statement.get() + ended);
         }
         if let Some(timing) = &mut self.timing {
             let now = self.worker.now();
             if ended > 0 {
-                timing.statements_ended(ended, now);
+                timing.statements_ended(clients, now);
             }
             if out.readies > 0 {
                 timing.requests_answered(out.readies, now);
