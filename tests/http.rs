@@ -291,6 +291,9 @@ fn readiness_gives_its_reasons() {
     assert_eq!(readiness(site, ""), unready("paused", ""));
     assert_eq!(Metrics::read(site).of("pgferry_ready", &[]), 0);
     console.execute("RESUME");
+    console.execute("SUSPEND");
+    assert_eq!(readiness(site, ""), unready("suspended", ""));
+    console.execute("RESUME");
     console.execute(&format!("PAUSE \"{name}\""));
     assert_eq!(readiness(site, ""), unready("database paused", name));
     assert_eq!(readiness(site, "?database=away"), ready);
@@ -326,7 +329,9 @@ fn orders_need_the_token() {
     let mut pooled = pooled("", |builder| with_http(builder).setting("http_admin_token", TOKEN));
     let site = site(&pooled.pooler);
     let mut console = pooled.pooler.console();
-    let mut state = |wanted: &str| row_where(&mut console, "STATE", "key", wanted).text("value").to_owned();
+    let state = |console: &mut Client, wanted: &str| {
+        row_where(console, "STATE", "key", wanted).text("value").to_owned()
+    };
     for (method, headers, status) in [
         ("GET", String::new(), 405),
         ("GET", format!("Authorization: Bearer {TOKEN}\r\n"), 405),
@@ -338,11 +343,11 @@ fn orders_need_the_token() {
     ] {
         assert_eq!(request(site, method, "/api/pause", &headers).status, status, "{method} {headers}");
     }
-    assert_eq!(state("paused"), "no");
+    assert_eq!(state(&mut console, "paused"), "no");
     assert_eq!(order(site, "/api/pause", TOKEN).json()["done"], true);
-    assert_eq!(state("paused"), "yes");
+    assert_eq!(state(&mut console, "paused"), "yes");
     assert_eq!(order(site, "/api/resume", TOKEN).status, 200);
-    assert_eq!(state("paused"), "no");
+    assert_eq!(state(&mut console, "paused"), "no");
     let refused = order(site, "/api/resume", TOKEN);
     assert_eq!((refused.status, &refused.json()["error"]), (409, &"pooler is not paused/suspended".into()));
     let name = pooled.database.name();
@@ -355,6 +360,15 @@ fn orders_need_the_token() {
     assert_eq!(order(site, "/api/kill_client", TOKEN).status, 400);
     assert_eq!(order(site, "/api/reload", TOKEN).status, 200);
     pooled.pooler.wait_for_log("RELOAD command issued");
+
+    let mut client = pooled.connect();
+    let before = client.scalar("select pg_backend_pid()");
+    assert_eq!(order(site, &format!("/api/reconnect?database={name}"), TOKEN).status, 200);
+    assert_ne!(client.scalar("select pg_backend_pid()"), before);
+    let id = row_where(&mut console, "CLIENTS", "database", name).text("id").to_owned();
+    assert_eq!(order(site, &format!("/api/kill_client?id={id}"), TOKEN).status, 200);
+    assert_eq!(client.expect_closed().error().expect("an error").message(), "admin forced disconnect");
+    assert_eq!(order(site, &format!("/api/kill_client?id={id}"), TOKEN).status, 409);
 
     // A pause that must wait for a client is answered all the same.
     let mut client = pooled.connect();
