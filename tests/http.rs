@@ -568,7 +568,9 @@ fn a_scrape_of_many_clients() {
         let p99 = probe.finish().quantile(0.99);
         if turn % 2 == 1 { scraped.push(p99) } else { quiet.push(p99) }
     }
-    [&mut scrapes, &mut quiet, &mut scraped].map(|times| times.sort_unstable());
+    for times in [&mut scrapes, &mut quiet, &mut scraped] {
+        times.sort_unstable();
+    }
     let median = |times: &[Duration]| times[times.len() / 2];
     let (longest, usual) = (scrapes[scrapes.len() - 1], median(&scrapes));
     println!(
