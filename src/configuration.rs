@@ -45,10 +45,7 @@ impl Source {
     }
 
     fn apply_to_log(&self, program: &Program) {
-        if let Some(verbose) = program.verbose {
-            self.log.set_verbosity(verbose);
-        }
-        if let Err(cause) = self.log.reopen(program.logfile.as_deref()) {
+        if let Err(cause) = self.log.configure(program) {
             error!("{cause}");
         }
     }

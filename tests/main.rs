@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "what a test has measured is shown with --nocapture")]
 
+mod as_pgbouncer;
 mod bulk;
 mod calls;
 mod cancel_races;
@@ -29,8 +30,10 @@ mod limits;
 mod logins;
 mod memory;
 mod modes;
+mod moving;
 mod notify;
 mod one_by_one;
+mod operations;
 mod options;
 mod overload;
 mod parity;
@@ -41,7 +44,9 @@ mod pipelines;
 mod prepared;
 #[allow(dead_code)]
 mod probe;
+mod process;
 mod reloads;
+mod replication;
 mod restart;
 mod settings_follow;
 mod simple;

@@ -6,7 +6,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use support::pooler::Pooler;
+use support::frontend::query;
+use support::pooler::{Pooler, PoolerBuilder};
 use support::wire::Client;
 
 use crate::common::{pooled, pooler, prepared_database};
@@ -30,13 +31,16 @@ fn log_of_reload(pooler: &Pooler) -> Vec<String> {
 
 #[test]
 fn the_same_files_again_change_nothing() {
-    let pooled = pooled("", |builder| builder.setting("default_pool_size", 3));
+    let viewer = |builder: PoolerBuilder| builder.setting("stats_users", "viewer").secret("viewer", "");
+    let pooled = pooled("", |builder| viewer(builder).setting("default_pool_size", 3));
     let (mut idle, mut busy) = (pooled.connect(), pooled.connect());
     busy.execute("begin");
     let pids = (idle.backend_pid(), busy.backend_pid());
     let mut console = pooled.pooler.console();
     let config = console.query("SHOW CONFIG");
     assert_eq!(plan(&mut console, "RELOAD_PLAN"), [""; 0]);
+    let mut viewer = Client::login(&pooled.pooler.target("pgbouncer").user("viewer"));
+    assert_eq!(viewer.query("RELOAD_PLAN").error().unwrap().message(), "admin access needed");
     console.execute("RELOAD");
     assert_eq!(console.query("SHOW CONFIG"), config);
     assert_eq!((idle.backend_pid(), busy.backend_pid()), pids);
@@ -206,4 +210,42 @@ fn check_says_what_a_running_process_would_change() {
         "{said}"
     );
     assert!(table(&mut pooled.pooler.console(), "CLIENTS").iter().all(|row| row.text("user") != "pgbouncer"));
+}
+
+/// Settings that are read at a login, for each message, at the end of a transaction, or by a tick: all count from the
+/// reload on, for those who are connected as well.
+#[test]
+fn single_settings_count_at_once() {
+    let mut pooled = pooled("", |builder| builder.setting("stats_users", "old").secret("old", ""));
+    let mut client = pooled.connect();
+    client.execute("select 1");
+    let console = |pooler: &Pooler, user: &str| {
+        let target = pooler.target("pgbouncer").user(user);
+        Client::try_login(&target).map(drop).map_err(|error| error.refusal().message().to_owned())
+    };
+    assert_eq!(console(&pooled.pooler, "old"), Ok(()));
+    pooled.pooler.reload(|builder| {
+        builder
+            .setting("stats_users", "new")
+            .secret("new", "")
+            .setting("application_name_add_host", 1)
+            .setting("pool_mode", "session")
+            .setting("log_connections", 0)
+            .setting("query_timeout", 1)
+            .setting("max_packet_size", 1000)
+    });
+    assert_eq!(console(&pooled.pooler, "old"), Err("not allowed".to_owned()));
+    assert_eq!(console(&pooled.pooler, "new"), Ok(()));
+    assert_eq!(pooled.pooler.log().matches("login attempt: db=pgbouncer user=new").count(), 0);
+    // In session mode its server stays with it.
+    let mut admin = pooled.pooler.console();
+    client.execute("select 1");
+    assert_eq!(row_where(&mut admin, "POOLS", "database", pooled.database.name()).number("sv_active"), 1);
+    client.send(query("select pg_sleep(60)"));
+    assert_eq!(client.expect_closed().error().expect("an error").message(), "query timeout");
+    let mut other = Client::login(&pooled.target().param("application_name", "me"));
+    assert!(other.scalar("show application_name").starts_with("me - 127.0.0.1:"));
+    other.send(query(&format!("select '{}'", "x".repeat(2000))));
+    let error = other.expect_closed().error().expect("an error");
+    assert!(error.message().starts_with("bad packet header"), "{}", error.message());
 }

@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use support::frontend::*;
-use support::postgres::{USER, send_signal};
+use support::postgres::{Options, PASSWORD, Postgres, SCRAM_USER, USER, send_signal};
 use support::proc;
 use support::wait::eventually;
 use support::wire::{Client, Target, cancel};
 
 use crate::common::{pooled, pooler, prepared_database};
 use crate::console::{row_where, rows_where, table};
+use crate::logins::stored_secret;
+use crate::probe::Probe;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -23,6 +25,7 @@ const SOON: Duration = Duration::from_secs(20);
 fn a_session_goes_on_with_all_it_has() {
     let pooled = pooled("", |builder| builder.setting("pidfile", "{dir}/pid"));
     let pidfile = pooled.pooler.dir().join("pid");
+    pooled.pooler.wait_for_log("process up: ");
     let mut client = Client::login(&pooled.target().param("application_name", "walker"));
     client.execute("set search_path = 'pg_catalog', public");
     client.execute("set timezone = 'Europe/Rome'");
@@ -134,6 +137,63 @@ fn who_waits_goes_on_waiting_elsewhere() {
     assert_eq!(holder.scalar("select count(*) from t"), "1");
 }
 
+/// A client that listens without a server of its own is told each notification once and in order, whichever process has it.
+#[test]
+fn notifications_come_once_and_in_order() {
+    let pooled = pooled("", |builder| builder.setting("default_pool_size", 2));
+    let (mut listener, mut other) = (pooled.connect(), pooled.connect());
+    listener.execute("listen a");
+    other.execute("listen b");
+    let over = AtomicBool::new(false);
+    let sent = thread::scope(|scope| {
+        let notifying = scope.spawn(|| {
+            let mut direct = pooled.database.connect();
+            let mut sent = 0;
+            while !over.load(Relaxed) {
+                sent += 1;
+                direct.execute(&format!("notify a, '{sent}'"));
+                direct.execute(&format!("notify b, '{sent}'"));
+            }
+            sent
+        });
+        for _ in 0..4 {
+            thread::sleep(Duration::from_millis(300));
+            assert!(pooled.pooler.take_over().wait_ended().success());
+        }
+        over.store(true, Relaxed);
+        notifying.join().unwrap()
+    });
+    for (client, channel) in [(&mut listener, "a"), (&mut other, "b")] {
+        for number in 1..=sent {
+            let said = client.expect(b'A');
+            let text = String::from_utf8_lossy(&said.body[4..]).into_owned();
+            assert_eq!(text, format!("{channel}\0{number}\0"));
+        }
+        assert_eq!(client.scalar("select string_agg(c, ',') from pg_listening_channels() c"), channel);
+        client.execute("unlisten *");
+    }
+    assert!(sent > 100, "{sent}");
+}
+
+/// The keys that a client's SCRAM login has disclosed open servers for the new process, too.
+#[test]
+fn scram_keys_go_over() {
+    let postgres = Postgres::shared();
+    let database = postgres.database("through");
+    let verifier = stored_secret(&postgres, SCRAM_USER);
+    let builder = pooler().database(&database, "").setting("auth_type", "scram-sha-256");
+    let pooler = builder.secret(SCRAM_USER, &verifier).start();
+    let target = pooler.target(database.name()).user(SCRAM_USER).password(PASSWORD);
+    let mut client = Client::login(&target);
+    assert_eq!(client.scalar("select current_user"), SCRAM_USER);
+    let old = database.backends(SCRAM_USER)[0].pid;
+    for _ in 0..2 {
+        assert!(pooler.take_over().wait_ended().success());
+        assert_eq!(client.scalar("select current_user"), SCRAM_USER);
+    }
+    assert!(database.backends(SCRAM_USER).iter().all(|backend| backend.pid != old), "on a new server");
+}
+
 /// A paused pooler stays paused, and so do its databases.
 #[test]
 fn a_pause_goes_on() {
@@ -204,6 +264,51 @@ fn twenty_processes_later() {
     assert!(last <= first + 4, "{counts:?}");
     drop(clients);
     eventually("all have gone", SOON, || table(&mut pooled.pooler.console(), "CLIENTS").len() == 1);
+}
+
+/// PostgreSQL has places for one process's servers and no more: who finds none waits until the old process has closed one.
+#[test]
+fn the_server_has_no_room_for_both() {
+    let options = Options::new().config("max_connections = 9").config("superuser_reserved_connections = 3");
+    let postgres = Postgres::start(options);
+    let database = postgres.database("tight");
+    let pooler = pooler().setting("default_pool_size", 6).setting("server_login_retry", 15);
+    let pooler = pooler.database(&database, "").start();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..12 {
+            let (target, over) = (pooler.target(database.name()), &over);
+            scope.spawn(move || {
+                let mut client = Client::login(&target);
+                while !over.load(Relaxed) {
+                    client.execute("select pg_sleep(0.05)");
+                }
+            });
+        }
+        for _ in 0..3 {
+            thread::sleep(Duration::from_millis(700));
+            assert!(pooler.take_over().wait_ended().success());
+        }
+        over.store(true, Relaxed);
+    });
+}
+
+/// A crowd that does nothing goes over while others work.
+#[test]
+fn a_crowd_goes_over() {
+    let pooled = pooled("", |builder| {
+        builder
+            .setting("max_client_conn", 5000)
+            .setting("log_connections", 0)
+            .setting("log_disconnections", 0)
+    });
+    let mut crowd: Vec<_> = (0..2000).map(|_| pooled.connect()).collect();
+    let probe = Probe::start(&pooled.target(), "select 1", Duration::from_millis(2));
+    let begin = Instant::now();
+    assert!(pooled.pooler.take_over().wait_ended().success());
+    println!("2000 clients in {:?}, start included", begin.elapsed());
+    println!("a client that works: {}", probe.finish().summary());
+    crowd.iter_mut().step_by(100).for_each(|client| assert_eq!(client.scalar("select 1"), "1"));
 }
 
 /// 200 clients, simple and prepared, and a restart every two seconds: `RESTART_SECONDS=60` for the whole minute. Each

@@ -28,5 +28,5 @@ mod users;
 mod value;
 
 pub use finding::{Faults, Finding, Place};
-pub use load::{Draft, Loaded, NotSet, Program, load, load_from, reload};
+pub use load::{Draft, Loaded, LogFormat, NotSet, Program, Syslog, load, load_from, reload};
 pub use reference::reference;

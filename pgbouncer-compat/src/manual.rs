@@ -197,3 +197,22 @@ fn the_committed_pages_and_completions_are_what_the_tables_say() {
         assert!(committed == rendered, "contrib/{file} is out of date: UPDATE_DOCS=1 cargo test renders it");
     }
 }
+
+/// The package is put together from files that know of each other only by these paths.
+#[test]
+fn the_unit_starts_what_the_package_installs() {
+    let read =
+        |file: &str| std::fs::read_to_string(format!("{}/../{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let (unit, configuration) = (read("contrib/systemd/pgferry.service"), read("contrib/etc/pgferry.ini"));
+    for part in [
+        "/usr/bin/pgferry ",
+        " /etc/pgferry/pgferry.ini",
+        "User=pgferry",
+        "RuntimeDirectory=pgferry",
+        "LogsDirectory=pgferry",
+    ] {
+        assert!(unit.contains(part), "{part} in {unit}");
+    }
+    assert!(configuration.contains("unix_socket_dir = /run/pgferry\n"), "{configuration}");
+    assert!(read("contrib/debian/postinst").contains("adduser --quiet --system --group"));
+}

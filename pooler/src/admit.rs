@@ -37,6 +37,9 @@ use startup_params::ClientParams;
 /// Longest start-up packet, in bytes; PgBouncer's limit.
 const MAX_STARTUP: usize = 64 << 10;
 
+/// Who has not said yet who it is.
+const NOBODY: &str = "(nodb)/(nouser)@";
+
 /// Newest minor version of protocol 3 that clients are offered.
 const NEWEST_MINOR: u16 = 0;
 
@@ -89,7 +92,7 @@ pub(crate) async fn admit(worker: Rc<Worker>, accepted: Accepted, leave: Leave) 
     let (remote, local) = (stream.remote(), stream.local());
     let mut arrival = Arrival {
         conversation: Conversation::new(stream, MAX_LOGIN_MESSAGE),
-        who: format!("(nodb)/(nouser)@{remote}"),
+        who: format!("{NOBODY}{}", remote.label(shared.port())),
         id: shared.next_id(),
         since: shared.clock.micros(),
         worker,
@@ -160,7 +163,7 @@ impl Arrival {
         let Some(startup) = self.read_startup().await? else { return Ok(Login::Done) };
         let shared = self.worker.shared.clone();
         let config = shared.config.load_full();
-        self.who = format!("{}/{}@{}", startup.database(), startup.user(), self.remote);
+        self.who = format!("{}/{}@{}", startup.database(), startup.user(), self.remote.label(shared.port()));
         if startup.must_negotiate(NEWEST_MINOR) {
             let mut out = Vec::new();
             startup::encode_negotiate_protocol_version(&mut out, NEWEST_MINOR, startup.protocol_options());
@@ -381,7 +384,9 @@ impl Arrival {
             let _ =
                 tokio::time::timeout(Duration::from_secs(1), self.conversation.send_and_close(&out)).await;
         }
-        if config.log.disconnections {
+        // Who only looks whether somebody listens is not worth a line.
+        let said_nothing = matches!(denied, Denied::Silent) && self.conversation.input().is_empty();
+        if config.log.disconnections && !(said_nothing && self.who.starts_with(NOBODY)) {
             let age = self.worker.shared.clock.micros().saturating_sub(self.since) / 1_000_000;
             info!(peer = %self.label(), "closing because: {reason} (age={age}s)");
         }

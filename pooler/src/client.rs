@@ -57,13 +57,14 @@ use crate::state::{BriefPin, Settings};
 use crate::stats::Counters;
 use crate::unsent::{MOST_REPLIES, Unsent};
 use crate::vacate::Vacating;
-use crate::worker::{Leave, Local, Worker};
+use crate::worker::{Leave, Leaving, Local, Worker};
 
 use link::Link;
 use notify::Held;
 use request::Follows;
 use timing::{Over, Timing};
 use travel::Travelled;
+pub(crate) use travel::drained;
 
 /// A client that has logged in.
 pub(crate) struct Session {
@@ -205,7 +206,7 @@ impl Session {
             _leave: admitted.leave,
         });
         session.note_settings();
-        session.local.travels.set(session.worker.shared.handover.gives());
+        session.local.leaving.set(session.worker.shared.leaving());
         session
     }
 
@@ -257,8 +258,10 @@ impl Session {
                 Poll::Ready(Step::End(End::Refused(refusal)))
             }
             Ok(None) => {
-                if self.local.travels.get() && self.may_travel() {
-                    return Poll::Ready(Step::End(End::Travels));
+                if self.local.leaving.get() != Leaving::No
+                    && let Some(end) = self.may_leave()
+                {
+                    return Poll::Ready(Step::End(end));
                 }
                 if self.timing.is_some() {
                     self.set_alarm();
@@ -356,11 +359,15 @@ impl Session {
         &self.pool.counters[self.worker.index]
     }
 
+    /// Whoever has had a server for its session keeps it so, whatever the mode is now: nobody knows what is in there.
     fn mode(&mut self) -> PoolMode {
-        match self.local.info.replication {
+        let mode = match self.local.info.replication {
             Replication::Off => self.rules.now().mode,
             _ => PoolMode::Session,
-        }
+        };
+        let Some(link) = &mut self.link else { return mode };
+        link.exclusive |= mode == PoolMode::Session;
+        if link.exclusive { PoolMode::Session } else { mode }
     }
 
     /// The server goes back as soon as the client needs it no more, unless it is the client's for its whole session.
@@ -422,7 +429,11 @@ impl Session {
                 true => Running::LetFinish,
                 false => Running::Cancel,
             };
-            let server = link.into_server();
+            let unknown = link.exclusive && self.rules.now().mode != PoolMode::Session;
+            let mut server = link.into_server();
+            if unknown {
+                server.suspect |= sql::Effects::OPAQUE; // the reset of session mode may not be the one of this
+            }
             let cancels = self.local.cancels.take();
             match end {
                 End::Unanswered => server.close("statement not cancelled in time"),

@@ -136,7 +136,8 @@ impl ClientInfo {
 
     /// How the log names it.
     pub(crate) fn peer(&self) -> String {
-        format!("C-{:#x}: {}/{}@{}", self.id, self.pool.db.name, self.login.name, self.remote)
+        let address = self.remote.label(self.pool.shared.port());
+        format!("C-{:#x}: {}/{}@{address}", self.id, self.pool.db.name, self.login.name)
     }
 }
 

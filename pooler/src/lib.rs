@@ -59,7 +59,7 @@ mod worker;
 
 pub use handover::Inheritance;
 pub use lifecycle::Phase;
-pub use listen::{ListenError, Listener, bind};
+pub use listen::{ListenError, Listener, bind, check_in_use};
 pub use net::Peer;
 pub use pool::Occupancy;
 pub use running::{Ended, Running, start};

@@ -164,6 +164,11 @@ impl Listener {
         }
     }
 
+    /// One that somebody has bound and goes on to own.
+    pub fn passed(fd: OwnedFd) -> Option<Listener> {
+        Listener::inherited(fd, None)
+    }
+
     /// It is bound to this TCP address.
     fn is_at(&self, address: SocketAddr) -> bool {
         matches!(&self.socket, Bound::Tcp(l) if l.local_addr().is_ok_and(|bound| bound == address))
@@ -288,6 +293,19 @@ pub fn bind(listen: &Listen, inherited: Option<&mut Inheritance>) -> Result<Vec<
         info!("listening on unix:{}", path.display());
     }
     if listeners.is_empty() { Err(ListenError::Nowhere) } else { Ok(listeners) }
+}
+
+/// Makes sure that no other process listens on the Unix socket that is configured.
+///
+/// # Errors
+/// One does.
+pub fn check_in_use(listen: &Listen) -> Result<(), ListenError> {
+    let dir = listen.unix.as_ref().map(|unix| &unix.dir);
+    let path = dir.map(|dir| dir.join(format!(".s.PGSQL.{}", listen.port)));
+    match path.filter(|path| StdUnixStream::connect(path).is_ok()) {
+        Some(path) => Err(ListenError::UnixInUse(path)),
+        None => Ok(()),
+    }
 }
 
 fn resolve(address: &ListenAddr, port: u16) -> Vec<io::Result<SocketAddr>> {

@@ -1,13 +1,15 @@
 //! Starting everything from a finished configuration, and seeing it to its end.
 
+use std::future::pending;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tracing::info;
+use tracing::{info, warn};
 
+use crate::client::drained;
 use crate::config::Config;
 use crate::console::Console;
 use crate::control::Control;
@@ -16,7 +18,7 @@ use crate::lifecycle::Phase;
 use crate::listen::{Doors, Listener};
 use crate::shared::Shared;
 use crate::stats::Totals;
-use crate::worker;
+use crate::worker::{self, Order};
 
 /// A pooler whose workers run. [`serve`](Self::serve) makes it accept.
 pub struct Running {
@@ -69,14 +71,15 @@ impl Running {
         Control::new(self.shared.clone())
     }
 
-    /// Accepts connections until the end. Needs a tokio runtime with I/O and time.
-    pub async fn serve(self) -> Ended {
+    /// Accepts connections until the end. Needs a tokio runtime with I/O and time. `report` is given the line of statistics
+    /// of each period.
+    pub async fn serve(self, report: impl Fn(&str) + Send + 'static) -> Ended {
         let Running { shared, listeners, takeover, threads } = self;
         let doors = Doors::new(shared.clone(), listeners);
         if let Some(takeover) = takeover {
             tokio::spawn(handover::take(shared.clone(), takeover));
         }
-        let keep_statistics = tokio::spawn(keep_statistics(shared.clone()));
+        let keep_statistics = tokio::spawn(keep_statistics(shared.clone(), report));
         let ended = tokio::select! {
             () = be_told_to_stop(&shared, &doors) => Ended::Stopped,
             () = handover::serve(&shared, &doors) => Ended::TakenOver,
@@ -99,8 +102,37 @@ async fn be_told_to_stop(shared: &Shared, doors: &Doors) {
     let mut phase = shared.phase_changes.subscribe();
     let _ = phase.wait_for(|p| *p != Phase::Running).await;
     doors.close_tcp(); // the Unix socket stays for the console until the end
-    wait_for_the_end(shared).await;
+    tokio::select! {
+        () = wait_for_the_end(shared) => {}
+        () = drain(shared) => {}
+    }
 }
+
+/// Clients are told to leave, where they are not waited for without a limit. Returns when none is left, or none listens.
+async fn drain(shared: &Shared) {
+    let timeouts = shared.config.load().timeouts.clone();
+    let Some(limit) = timeouts.drain.filter(|_| shared.phase() == Phase::WaitForClients) else {
+        return pending().await;
+    };
+    let grace = timeouts.drain_grace.min(limit);
+    tokio::time::sleep(grace).await;
+    info!(
+        "draining: clients are disconnected outside their transactions, all of them in {:?}",
+        limit - grace
+    );
+    shared.drains.store(true, Relaxed);
+    (0..shared.worker_count()).for_each(|worker| shared.order(worker, Order::Drain));
+    tokio::time::sleep(limit - grace).await;
+    let left = shared.clients.all();
+    warn!("drain_timeout is over: {} clients are disconnected, whatever they do", left.len());
+    for client in left {
+        shared.order(client.worker, Order::End(client, drained()));
+    }
+    tokio::time::sleep(LAST_WORDS).await; // and those who are only connected do not count
+}
+
+/// Time to say farewell, and to roll back.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 async fn wait_for_the_end(shared: &Shared) {
     let mut phase = shared.phase_changes.subscribe();
@@ -122,7 +154,7 @@ async fn wait_for_the_end(shared: &Shared) {
 }
 
 /// Notes the counters at the end of every statistics period and logs what has come in it.
-async fn keep_statistics(shared: Arc<Shared>) {
+async fn keep_statistics(shared: Arc<Shared>, report: impl Fn(&str)) {
     loop {
         let period = shared.config.load().stats_period.max(Duration::from_secs(1));
         tokio::time::sleep(period).await;
@@ -133,16 +165,18 @@ async fn keep_statistics(shared: Arc<Shared>) {
             pool.saturation.end_period();
         }
         all.add(&shared.consoles.periods.end(shared.consoles.totals()));
+        let line = line(&all, period.as_secs_f64());
+        report(&line);
         if shared.config.load().log.stats {
-            log_line(&all, period.as_secs_f64());
+            info!("{line}");
         }
     }
 }
 
-fn log_line(t: &Totals, seconds: f64) {
+fn line(t: &Totals, seconds: f64) -> String {
     let rate = |n: u64| (n as f64 / seconds) as u64;
     let mean = |time: u64, n: u64| time.checked_div(n).unwrap_or(0);
-    info!(
+    format!(
         "stats: {} xacts/s, {} queries/s, {} client parses/s, {} server parses/s, {} binds/s, {} client logins/s, \
          in {} B/s, out {} B/s, xact {} us, query {} us, wait {} us",
         rate(t.xacts),
@@ -156,5 +190,5 @@ fn log_line(t: &Totals, seconds: f64) {
         mean(t.xact_time, t.xacts),
         mean(t.query_time, t.queries),
         mean(t.wait_time, t.assignments),
-    );
+    )
 }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::buffers::Buffers;
 use crate::clients::Clients;
-use crate::config::Config;
+use crate::config::{Config, Database};
 use crate::console::Console;
 use crate::consoles::Consoles;
 use crate::error::Refusal;
@@ -26,7 +26,7 @@ use crate::peers::Peers;
 use crate::pool::{Census, Hosts, Registry, Tally};
 use crate::secrets::Secrets;
 use crate::snapshot::Listening;
-use crate::worker::{Order, WorkerHandle};
+use crate::worker::{Leaving, Order, WorkerHandle};
 
 /// One clock for the process: microseconds since it started.
 #[derive(Debug)]
@@ -93,6 +93,8 @@ pub(crate) struct Shared {
     ids: AtomicU64,
     /// Smaller ones were given out by the process before this one.
     first_id: u64,
+    /// Clients are told to leave, because the process ends.
+    pub(crate) drains: AtomicBool,
     /// Clients that come from another process, or go to one.
     pub(crate) handover: Handover,
     paused: AtomicBool,
@@ -130,6 +132,7 @@ impl Shared {
             ids: AtomicU64::new(since.next_id.max(1)),
             first_id: since.next_id,
             paused: AtomicBool::new(since.paused),
+            drains: AtomicBool::new(false),
             handover: Handover::default(),
             suspended: watch::Sender::new(false),
             port: AtomicUsize::new(config.listen.port.into()),
@@ -140,6 +143,15 @@ impl Shared {
     /// The next number for a socket, client or server.
     pub(crate) fn next_id(&self) -> u64 {
         self.ids.fetch_add(1, Relaxed)
+    }
+
+    /// What a client begins with that comes now.
+    pub(crate) fn leaving(&self) -> Leaving {
+        match (self.drains.load(Relaxed), self.handover.gives()) {
+            (true, _) => Leaving::Drains,
+            (_, true) => Leaving::Travels,
+            _ => Leaving::No,
+        }
     }
 
     /// The first number that this process has given out, if it has taken over from another.
@@ -211,6 +223,20 @@ impl Shared {
                     pool.db.name,
                     idle / 1_000_000
                 );
+            }
+        }
+    }
+
+    /// A database with a forced user and a minimum has its pool, and so its servers, before any client comes.
+    pub(crate) fn make_kept_pools(self: &Arc<Self>, now: u64) {
+        let config = self.config.load();
+        let min = |db: &Database| db.min_pool_size.unwrap_or(config.sizes.min);
+        for spec in config.databases.values().filter(|db| min(db) > 0) {
+            let (Some(user), Ok(db)) = (&spec.user, self.registry.database(&config, &spec.name, now)) else {
+                continue;
+            };
+            if !db.paused.load(Relaxed) && db.pools().is_empty() && self.phase() == Phase::Running {
+                self.registry.pool(self, &db, user);
             }
         }
     }

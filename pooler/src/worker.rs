@@ -22,7 +22,7 @@ use crate::clients::{ClientInfo, ClientState};
 use crate::control::Control;
 use crate::error::Refusal;
 use crate::events::Throttle;
-use crate::handover::{self, Arriving};
+use crate::handover::{self, Arriving, ListenAhead};
 use crate::lifecycle::Phase;
 use crate::listen::Accepted;
 use crate::pool::Pool;
@@ -48,8 +48,12 @@ pub(crate) enum Order {
     Accept(Accepted),
     /// Make a session of a client that comes from another process.
     Arrive(Box<Arriving>),
+    /// Listen for a client that is about to come.
+    ListenAhead(Box<ListenAhead>),
     /// A client is to go to another process as soon as it is at rest.
     Travel(Arc<ClientInfo>),
+    /// Clients are to end as soon as they are outside a transaction.
+    Drain,
     /// A place may be free for clients that wait in this pool.
     Pump(Arc<Pool>),
     /// A client waits in this pool.
@@ -104,6 +108,17 @@ impl WorkerHandle {
     }
 }
 
+/// Whether a client is to leave, and how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Leaving {
+    #[default]
+    No,
+    /// To another process, when it is at rest.
+    Travels,
+    /// It is ended when it is outside a transaction.
+    Drains,
+}
+
 /// What the worker's other tasks may know and do of a session.
 pub(crate) struct Local {
     pub(crate) info: Arc<ClientInfo>,
@@ -126,10 +141,10 @@ pub(crate) struct Local {
     pub(crate) busy: Cell<bool>,
     /// A request of the pooler's own stands in front of it.
     pub(crate) preparing: Cell<bool>,
-    /// It is to go to another process as soon as it is at rest.
-    pub(crate) travels: Cell<bool>,
     /// It reads nothing more, as `SUSPEND` has asked.
     pub(crate) resting: Cell<bool>,
+    /// It is to leave as soon as it can.
+    pub(crate) leaving: Cell<Leaving>,
     /// Its request waits until nobody is connected to a database.
     pub(crate) vacating: Cell<Vacating>,
     /// When it gives up a server that it keeps for a moment only, in microseconds; 0: it keeps none.
@@ -164,8 +179,8 @@ impl Local {
             outdated: Cell::default(),
             busy: Cell::default(),
             preparing: Cell::default(),
-            travels: Cell::default(),
             resting: Cell::default(),
+            leaving: Cell::default(),
             vacating: Cell::default(),
             unpin_at: Cell::default(),
             listed: Cell::default(),
@@ -185,6 +200,11 @@ impl Local {
 
     pub(crate) fn end(&self, refusal: Refusal) {
         self.ended.borrow_mut().get_or_insert(refusal);
+        self.wake();
+    }
+
+    fn leave(&self, leaving: Leaving) {
+        self.leaving.set(leaving);
         self.wake();
     }
 
@@ -321,6 +341,7 @@ impl Worker {
         if self.index == 0 {
             self.shared.forget_unused_databases(now);
             self.shared.forget_unused_pools(now);
+            self.shared.make_kept_pools(now);
             self.shared.keep_buffer_limit();
             if self.ticks.replace((self.ticks.get() + 1) % SWEEP) == 0 {
                 self.shared.forget_unused_values();
@@ -396,11 +417,14 @@ impl Worker {
                 let leave = Leave(self.load.clone());
                 self.spawn(handover::settle(self.clone(), *arriving, leave));
             }
+            Order::ListenAhead(ahead) => self.spawn(handover::listen(self.clone(), *ahead)),
             Order::Travel(client) => {
                 if let Some(local) = self.sessions.borrow().get(&client.id) {
-                    local.travels.set(true);
-                    local.wake();
+                    local.leave(Leaving::Travels);
                 }
+            }
+            Order::Drain => {
+                self.sessions.borrow().values().for_each(|local| local.leave(Leaving::Drains));
             }
             Order::Pump(pool) => pool.pump(self),
             Order::AskBack(pool) => self.wake_pinned(&pool),

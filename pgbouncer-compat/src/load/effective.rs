@@ -11,7 +11,7 @@ use pooler::config::{
     TimeLimits, Timeouts, UnixListen, User, Userlist,
 };
 
-use super::Program;
+use super::{LogFormat, Program, Syslog};
 use crate::settings::Values;
 use crate::users;
 
@@ -85,9 +85,33 @@ pub(super) fn program(settings: &Values, started_from: &Path) -> Program {
         conffile: settings.place("conffile").and(path("conffile")).unwrap_or(started_from.into()),
         pidfile: path("pidfile"),
         logfile: path("logfile"),
+        syslog: syslog(settings),
+        log_format: match settings.text("log_format") {
+            "json" => LogFormat::Json,
+            _ => LogFormat::Text,
+        },
         user: settings.text_if_any("user").map(str::to_owned),
         verbose: settings.place("verbose").map(|_| settings.count("verbose")),
     }
+}
+
+fn syslog(settings: &Values) -> Syslog {
+    let facility = match settings.text("syslog_facility") {
+        "user" => 1,
+        "auth" => 4,
+        "cron" => 9,
+        "authpriv" => 10,
+        "local0" => 16,
+        "local1" => 17,
+        "local2" => 18,
+        "local3" => 19,
+        "local4" => 20,
+        "local5" => 21,
+        "local6" => 22,
+        "local7" => 23,
+        _ => 3, // daemon
+    };
+    Syslog { on: settings.flag("syslog"), facility, ident: settings.text("syslog_ident").to_owned() }
 }
 
 fn listen(settings: &Values) -> Listen {
@@ -156,6 +180,8 @@ fn timeouts(settings: &Values) -> Timeouts {
         client_idle: settings.time_limit("client_idle_timeout"),
         statement_grace: settings.time("statement_timeout_grace"),
         cancel_wait: settings.time_limit("cancel_wait_timeout"),
+        drain: settings.time_limit("drain_timeout"),
+        drain_grace: settings.time("drain_grace"),
         autodb_idle: settings.time_limit("autodb_idle_timeout"),
         pool_idle: settings.time_limit("pool_idle_timeout"),
         suspend: settings.time_limit("suspend_timeout"),

@@ -44,10 +44,35 @@ pub struct Program {
     pub pidfile: Option<PathBuf>,
     /// The log is appended to it.
     pub logfile: Option<PathBuf>,
+    /// Whether and how lines go to syslog, too.
+    pub syslog: Syslog,
+    /// The form of lines on standard error and in the file.
+    pub log_format: LogFormat,
     /// Unix user to become.
     pub user: Option<String>,
     /// 1 is debug, 2 and more everything. `None`: what the command line says.
     pub verbose: Option<u32>,
+}
+
+/// How lines go to syslog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Syslog {
+    /// They do.
+    pub on: bool,
+    /// Its number.
+    pub facility: u8,
+    /// The tag of lines.
+    pub ident: String,
+}
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// PgBouncer's.
+    #[default]
+    Text,
+    /// An object a line.
+    Json,
 }
 
 /// Reads a configuration file and all that it names.

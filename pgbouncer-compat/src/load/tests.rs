@@ -100,6 +100,8 @@ fn a_configuration_of_debian() {
             conffile: "pgbouncer.ini".into(),
             pidfile: Some("/var/run/postgresql/pgbouncer.pid".into()),
             logfile: Some("/var/log/postgresql/pgbouncer.log".into()),
+            syslog: Syslog { on: false, facility: 3, ident: "pgbouncer".into() },
+            log_format: LogFormat::Text,
             user: None,
             verbose: None,
         }

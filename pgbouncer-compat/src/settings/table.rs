@@ -222,11 +222,9 @@ pub const SETTINGS: &[Setting] = &[
         .range(1, MAX),
     list("stats_users", "", "Users with read-only rights on the console."),
     seconds("suspend_timeout", "10", "How long `SUSPEND` waits for buffers to empty; 0: for ever."),
-    flag("syslog", "0", "Log to syslog.").only(&["0"]),
-    text("syslog_facility", "Facility of syslog.").default("daemon").harmless("used only with `syslog = 1`"),
-    text("syslog_ident", "Tag of lines in syslog.")
-        .default("pgbouncer")
-        .harmless("used only with `syslog = 1`"),
+    flag("syslog", "0", "Log to syslog, too."),
+    choice("syslog_facility", "daemon", FACILITIES, "Facility of syslog."),
+    text("syslog_ident", "Tag of lines in syslog.").default("pgbouncer"),
     flag(
         "tcp_defer_accept",
         "1",
@@ -313,6 +311,26 @@ pub const SETTINGS: &[Setting] = &[
         "Where metrics, health checks and the dashboard are served over HTTP, such as `127.0.0.1:9127`; `*:9127`: on all \
          addresses; empty: nowhere. See [METRICS](METRICS.md). Not a setting of PgBouncer.",
     ),
+    choice(
+        "log_format",
+        "text",
+        &["text", "json"],
+        "Lines as PgBouncer writes them, or an object a line with `time`, `level`, `pid`, `message` and, where they are \
+         known, `client` or `server`, `database`, `user` and `addr`. Syslog always gets text. Not a setting of PgBouncer.",
+    ),
+    seconds(
+        "drain_grace",
+        "0",
+        "With `drain_timeout`: how long clients go on as before when the process was told to end; behind that each is \
+         disconnected (`57P01`) as soon as it is outside a transaction. Not a setting of PgBouncer.",
+    ),
+    seconds(
+        "drain_timeout",
+        "0",
+        "When the process was told to wait for its clients (SIGTERM, `SHUTDOWN WAIT_FOR_CLIENTS`), they are disconnected \
+         with `57P01`: outside a transaction at once, and all when this time is over; 0: they are waited for without a \
+         limit. Not a setting of PgBouncer.",
+    ),
     connections(
         "max_connecting",
         "16",
@@ -385,6 +403,10 @@ const AUTH_QUERY: &str = "used only with `auth_user`";
 const CLIENT_TLS: &str = "used only with a `client_tls_sslmode` other than `disable`";
 const DNS: &str =
     "the system's resolver is asked, which shows no zones; `dns_max_ttl` is how long a change may go unseen";
+const FACILITIES: &[&str] = &[
+    "auth", "authpriv", "cron", "daemon", "user", "local0", "local1", "local2", "local3", "local4", "local5",
+    "local6", "local7",
+];
 const HBA: &str = "used only with `auth_type = hba`";
 const SERVER_TLS: &str = "used only when a server offers TLS, which is not asked for";
 

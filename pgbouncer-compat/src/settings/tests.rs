@@ -124,6 +124,9 @@ fn every_setting_of_pgbouncer_with_its_default() {
             ("client_gone_cancel", Some("1"), true),
             ("http_admin_token", Some(""), true),
             ("http_listen", Some(""), true),
+            ("drain_grace", Some("0"), true),
+            ("drain_timeout", Some("0"), true),
+            ("log_format", Some("text"), true),
             ("max_connecting", Some("16"), true),
             ("max_pins_per_pool", Some("0"), true),
             ("max_waiting_clients", Some("0"), true),
@@ -263,7 +266,6 @@ fn what_cannot_be_honoured_is_refused() {
         ("resolv_conf", "/etc/other", ""),
         ("server_tls_sslmode", "require", "Prefer"),
         ("server_tls_sslmode", "verify-full", "disable"),
-        ("syslog", "1", "0"),
     ] {
         let mut values = Values::default();
         let error = values.set(name, refused, None);

@@ -1,17 +1,21 @@
 //! A client that goes to another process, and one that comes from there. See the module [`handover`](crate::handover).
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
+use std::time::Duration;
 
 use protocol::params::Values;
 use protocol::session::ClientMachine;
+use protocol::sqlstate::SqlState;
 use protocol::startup::Replication;
 
 use super::link::Link;
-use super::{Admitted, Session};
+use super::{Admitted, End, Session};
 use crate::clients::{CancelKey, NewClient};
 use crate::config::Host;
 use crate::error::Refusal;
@@ -24,7 +28,7 @@ use crate::prepared::ClientStatements;
 use crate::server::Server;
 use crate::state::{BriefPin, Pins, Settings};
 use crate::vacate::Vacating;
-use crate::worker::{Leave, Local, Worker};
+use crate::worker::{Leave, Leaving, Local, Worker};
 
 /// What became of an attempt to give a client away.
 pub(super) enum Travelled {
@@ -43,12 +47,24 @@ impl Session {
         let nothing_owed = self.unsent.is_empty() && self.held.is_none() && self.refusal.is_none();
         let between = self.cutter.at_boundary() && self.machine == ClientMachine::Open && !self.leaving;
         let stays = self.replication.is_some()
-            || self.listener.as_ref().is_some_and(|listener| !listener.channels.is_empty())
             || self.local.vacating.get() != Vacating::No
             || self.has_expired()
             || self.local.cancels.borrow().is_some()
             || self.stream.fd().is_none();
         nothing_owed && between && !stays && self.link.as_ref().is_none_or(|link| self.takes_along(link))
+    }
+
+    /// The end of a client that is to leave, if it can leave now.
+    #[cold]
+    pub(super) fn may_leave(&self) -> Option<End> {
+        let transaction = |link: &Link| link.server.machine.idle().is_none() || link.xact_since != 0;
+        match self.local.leaving.get() {
+            Leaving::Travels => self.may_travel().then_some(End::Travels),
+            Leaving::Drains if self.unsent.is_empty() && !self.link.as_ref().is_some_and(transaction) => {
+                Some(End::Refused(drained()))
+            }
+            _ => None,
+        }
     }
 
     fn takes_along(&self, link: &Link) -> bool {
@@ -63,15 +79,46 @@ impl Session {
 
     /// Gives the client to the process that takes over, and waits until it is there. Nobody reads it meanwhile.
     pub(super) async fn travel(&mut self) -> Travelled {
-        self.local.travels.set(false);
+        self.local.leaving.set(Leaving::No); // it is asked again later, if it can't go now
+        let Some(listener) = self.listener.take().filter(|listener| !listener.channels.is_empty()) else {
+            return self.go(false).await;
+        };
+        let info = &self.local.info;
+        let names = (self.pool.db.name.as_str(), info.login.name.as_str());
+        let ahead = self.worker.shared.handover.listen_ahead(info.key, names, &listener.channels);
+        let Ok(Some((channel, number))) = tokio::time::timeout(MARKER_WITHIN, ahead).await else {
+            self.listener = Some(listener);
+            return Travelled::Not;
+        };
+        let mut told = Vec::new();
+        let marked = listener.mark(&channel, number) && {
+            let before = listener.told_before(&channel, number, &mut told);
+            tokio::time::timeout(MARKER_WITHIN, before).await.is_ok()
+        };
+        self.unsent.add(|out| out.append(&mut told));
+        let flushed = poll_fn(|cx| match self.unsent.flush(cx, &mut self.stream) {
+            Ok(()) if !self.unsent.is_empty() => Poll::Pending,
+            flushed => Poll::Ready(flushed.is_ok()),
+        });
+        let told = marked && tokio::time::timeout(MARKER_WITHIN, flushed).await == Ok(true);
+        let travelled = if told { self.go(true).await } else { Travelled::Not };
+        listener.unmark(&channel);
+        if !matches!(travelled, Travelled::Away) {
+            self.listener = Some(listener); // with what has come behind the marker
+        }
+        travelled
+    }
+
+    async fn go(&mut self, listens: bool) -> Travelled {
         let fds = [Some(&self.stream), self.link.as_ref().map(|link| &link.server.stream)];
         let fds = fds.into_iter().flatten().map(|stream| stream.fd()?.try_clone_to_owned().ok());
         let Some(fds) = fds.collect::<Option<Vec<_>>>() else { return Travelled::Not };
-        let Some(answered) = self.worker.shared.handover.give(self.pack().encode(), fds) else {
+        let traveller = Traveller { listens, ..self.pack() };
+        let Some(answered) = self.worker.shared.handover.give(&traveller, fds) else {
             return Travelled::Not;
         };
         match answered.await {
-            Ok(Ok(())) => Travelled::Away,
+            Ok(Ok(_)) => Travelled::Away,
             Ok(Err(why)) => Travelled::Refused(Refusal::fatal(why)),
             Err(_) => Travelled::Not,
         }
@@ -108,6 +155,7 @@ impl Session {
             statements,
             unnamed,
             asks_sequences: self.asks_sequences,
+            listens: false,
             input: self.input.clone(),
             server: self.link.as_ref().map(|link| self.companion(link)),
         }
@@ -153,9 +201,17 @@ impl Session {
         leave: Leave,
     ) -> Result<Box<Session>, String> {
         let shared = &worker.shared;
-        let mut fds = fds.into_iter();
-        let stream = fds.next().and_then(Accepted::of).and_then(Accepted::into_stream);
-        let stream = stream.ok_or("the connection was lost")?;
+        let mut streams = fds.into_iter().map(|fd| Accepted::of(fd).and_then(Accepted::into_stream));
+        let stream = streams.next().flatten().ok_or("the connection was lost")?;
+        let companion = streams.next().flatten();
+        if companion.is_some() != from.server.is_some() {
+            return Err("its server connection was lost".into());
+        }
+        let key = CancelKey { pid: from.pid, secret: from.secret };
+        let listener = shared.handover.listener(key);
+        if listener.is_some() != from.listens {
+            return Err("what it listens to was lost".into());
+        }
         let config = shared.config.load();
         let db = shared.registry.database(&config, &from.database, from.connected);
         let db = db.map_err(|_| "database removed")?;
@@ -178,7 +234,6 @@ impl Session {
             connected: from.connected,
             params: params.clone(),
         };
-        let key = CancelKey { pid: from.pid, secret: from.secret };
         let info = shared.clients.add_known(new, key).ok_or("its cancel key is another client's here")?;
         info.requested.store(from.requested, Relaxed);
         let mut session = Session::new(Admitted {
@@ -200,10 +255,9 @@ impl Session {
         session.local.info.prepared.store(session.statements.len() as u32, Relaxed);
         session.began = from.began.map(|began| intern(&pool, worker, &began, true));
         session.asks_sequences = from.asks_sequences;
+        session.listener = listener.map(Box::new);
         session.local.idle_since.set(from.idle_since);
-        if let Some(companion) = from.server {
-            let stream = fds.next().and_then(Accepted::of).and_then(Accepted::into_stream);
-            let stream = stream.ok_or("its server connection was lost")?;
+        if let Some((companion, stream)) = from.server.zip(companion) {
             session.bring_along(&companion, stream);
         }
         Ok(session)
@@ -231,6 +285,14 @@ impl Session {
         }
     }
 }
+
+/// What a client is told that is ended because the process ends: what PostgreSQL says then, and drivers know.
+pub(crate) fn drained() -> Refusal {
+    Refusal::with_code(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+}
+
+/// How long a client that listens may be held up before it goes on here, to try again later.
+const MARKER_WITHIN: Duration = Duration::from_secs(2);
 
 /// The statement behind a client's pin, and when that began.
 fn info_pin(session: &Session) -> (String, u64) {

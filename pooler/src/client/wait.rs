@@ -15,6 +15,7 @@ use crate::error::Refusal;
 use crate::events::LONGEST_SHOWN;
 use crate::pool::{Crowded, Grant, Place, WaitLimit};
 use crate::server::{self, IdleServer};
+use crate::worker::Leaving;
 
 const QUEUED: &str = "No server connection available in postgres backend, client being queued";
 
@@ -148,7 +149,7 @@ impl Session {
         if self.unsent.flush(cx, &mut self.stream).is_err() {
             return Poll::Ready(End::Gone);
         }
-        if self.local.travels.get() && self.may_travel() {
+        if self.local.leaving.get() == Leaving::Travels && self.may_travel() {
             return Poll::Ready(End::Travels); // it waits for a server of the other process
         }
         while self.input.len() < READ_AHEAD {

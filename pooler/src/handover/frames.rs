@@ -42,12 +42,16 @@ pub(super) enum Kind {
     Cancelled,
     /// Old to new: no client is left.
     Done,
+    /// Old to new: listen for a client that is about to come.
+    Listen,
+    /// It is listened for, from this marker on.
+    Listening,
     /// Of a later version.
     Unknown,
 }
 
 impl Kind {
-    const ALL: [Kind; 13] = [
+    const ALL: [Kind; 15] = [
         Kind::Claim,
         Kind::Hello,
         Kind::Listener,
@@ -61,6 +65,8 @@ impl Kind {
         Kind::Cancel,
         Kind::Cancelled,
         Kind::Done,
+        Kind::Listen,
+        Kind::Listening,
     ];
 
     fn of(number: u8) -> Kind {

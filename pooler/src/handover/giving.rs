@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use super::fields::{Fields, Writer, number, text};
 use super::frames::{Inbox, Kind, receive, send};
-use super::{Open, Parcel, VERSION, Whence, cancel_fields, key_of, number_of, place, tag};
+use super::{Answer, Open, Parcel, VERSION, Whence, cancel_fields, key_of, number_of, place, tag};
 use crate::cancel;
 use crate::intern::{hash_of, seed};
 use crate::listen::Doors;
@@ -29,6 +29,12 @@ const UNDER_WAY: usize = 64;
 
 /// Time between two looks at who is still to go.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// Clients that are asked to go with one look: who is asked does nothing else until the other process has it.
+const ASKED_AT_ONCE: usize = 256;
+
+/// So many looks later those are asked once more who could not go.
+const ASK_AGAIN: u32 = 100;
 
 /// Statements of this process may get so many ids while it gives its clients away.
 const MORE_STATEMENTS: u64 = 1 << 24;
@@ -177,17 +183,17 @@ async fn give_clients(shared: &Arc<Shared>, stream: &UnixStream, inbox: &mut Inb
     let (_cancels_open, mut cancels) = Open::new(&shared.handover.newer);
     shared.handover.gives.store(true, Relaxed);
     let _giving = Giving(shared);
-    let mut waiting: HashMap<u64, oneshot::Sender<Result<(), String>>> = HashMap::new();
+    let mut waiting: HashMap<u64, Answer> = HashMap::new();
     let mut cancelling: HashMap<u64, oneshot::Sender<()>> = HashMap::new();
     let (done, mut dealt_with) = tokio::sync::mpsc::unbounded_channel();
     let mut asked = HashSet::new();
-    let mut last = 0;
+    let (mut last, mut looks) = (0, 0);
     let mut look = tokio::time::interval(LOOK);
     loop {
         tokio::select! {
             Some(parcel) = parcels.recv(), if waiting.len() < UNDER_WAY => {
                 last += 1;
-                if let Some(answer) = send_client(stream, last, parcel).await? {
+                if let Some(answer) = send_parcel(stream, last, parcel).await? {
                     waiting.insert(last, answer);
                 }
             }
@@ -195,7 +201,9 @@ async fn give_clients(shared: &Arc<Shared>, stream: &UnixStream, inbox: &mut Inb
                 let frame = frame?;
                 let Some(number) = number_of(&frame.fields) else { continue };
                 match frame.kind {
-                    Kind::Arrived => drop(waiting.remove(&number).map(|answer| answer.send(Ok(())))),
+                    Kind::Arrived | Kind::Listening => {
+                        drop(waiting.remove(&number).map(|answer| answer.send(Ok(frame.fields))));
+                    }
                     Kind::Refused => {
                         let why = Fields(&frame.fields).find(|(tag, _)| *tag == tag::TEXT);
                         let why = why.and_then(|(_, why)| text(why)).unwrap_or_default();
@@ -216,6 +224,10 @@ async fn give_clients(shared: &Arc<Shared>, stream: &UnixStream, inbox: &mut Inb
                 send(stream, Kind::Cancelled, &fields, &[]).await?;
             }
             _ = look.tick() => {
+                looks += 1;
+                if looks % ASK_AGAIN == 0 {
+                    asked.clear();
+                }
                 if waiting.is_empty() && parcels.is_empty() && is_empty(shared) {
                     return Ok(());
                 }
@@ -225,16 +237,12 @@ async fn give_clients(shared: &Arc<Shared>, stream: &UnixStream, inbox: &mut Inb
     }
 }
 
-/// Sends a client; returns who is to be told.
-async fn send_client(
-    stream: &UnixStream,
-    number: u64,
-    parcel: Parcel,
-) -> io::Result<Option<oneshot::Sender<Result<(), String>>>> {
+/// Sends a client, or what is asked for one; returns who is to be told.
+async fn send_parcel(stream: &UnixStream, number: u64, parcel: Parcel) -> io::Result<Option<Answer>> {
     let mut fields = Writer::default();
     let fields = fields.number(tag::NUMBER, number).put(tag::CLIENT, &parcel.bytes).finish();
     let fds: Vec<_> = parcel.fds.iter().map(AsFd::as_fd).collect();
-    match send(stream, Kind::Client, &fields, &fds).await {
+    match send(stream, parcel.kind, &fields, &fds).await {
         // It is too long: it stays.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
         sent => sent.map(|()| Some(parcel.answer)),
@@ -261,7 +269,7 @@ pub(super) fn answer_cancel(
 /// Nobody is here any more.
 fn is_empty(shared: &Shared) -> bool {
     let clients = shared.clients.len() + shared.clients.logging_in.load(Relaxed);
-    clients + shared.salvaging.get() == 0 && !shared.handover.receives.load(Relaxed)
+    clients + shared.salvaging.get() == 0 && !shared.handover.receives()
 }
 
 /// Asks those who are new since the last look to go as soon as they are at rest, and makes room for the other process's
@@ -269,8 +277,9 @@ fn is_empty(shared: &Shared) -> bool {
 fn ask_clients(shared: &Shared, asked: &mut HashSet<u64>) {
     let clients = shared.clients.all();
     asked.retain(|id| clients.binary_search_by_key(id, |client| client.id).is_ok());
-    for client in clients.into_iter().filter(|client| asked.insert(client.id)) {
+    for client in clients.into_iter().filter(|client| asked.insert(client.id)).take(ASKED_AT_ONCE) {
         shared.order(client.worker, Order::Travel(client));
     }
-    shared.registry.pools().iter().for_each(|pool| pool.close_idle("handed over"));
+    let before = shared.clock.micros().saturating_sub(LOOK.as_micros() as u64); // others are in use
+    shared.registry.pools().iter().for_each(|pool| pool.close_idle_since(before, "handed over"));
 }

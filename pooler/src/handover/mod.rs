@@ -15,6 +15,10 @@
 //! touches its socket, so that if either dies the client is with the other. `Arrived` is sent before the new process reads
 //! a byte of the client's. A process that still takes over clients can itself be taken over: what arrives goes on.
 //!
+//! A client that listens (`LISTEN` without a server of its own) is first listened for by the new process. Then the old one
+//! notifies a marker, which both get in the one order in which all transactions commit: what comes before it is told by
+//! the old process, what comes behind it by the new one.
+//!
 //! Cancel requests for keys that one process does not know are passed on to the other.
 
 mod fields;
@@ -23,6 +27,7 @@ mod giving;
 mod taking;
 mod traveller;
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -32,30 +37,40 @@ use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use giving::serve;
 pub use taking::Inheritance;
-pub(crate) use taking::{Arriving, Takeover, settle, take};
+pub(crate) use taking::{Arriving, ListenAhead, Takeover, listen, settle, take};
 pub(crate) use traveller::{Companion, Prepared, Traveller};
 
 use crate::clients::CancelKey;
 use crate::config::Listen;
+use crate::notify::{Channels, Listener};
+use fields::{Fields, Writer};
 
-/// A client on its way out.
-pub(crate) struct Parcel {
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) fds: Vec<OwnedFd>,
-    /// Told when it has arrived, or why it can't be taken; dropped if nobody takes clients any more.
-    pub(crate) answer: oneshot::Sender<Result<(), String>>,
+/// Something for the new process.
+struct Parcel {
+    kind: frames::Kind,
+    bytes: Vec<u8>,
+    fds: Vec<OwnedFd>,
+    answer: Answer,
 }
+
+/// The fields of the other process's answer, or why it can't be; dropped if nobody takes clients any more.
+type Answer = oneshot::Sender<Result<Vec<u8>, String>>;
+type Answered = oneshot::Receiver<Result<Vec<u8>, String>>;
+
+/// Who listens for a client that is about to come, by its cancel key.
+type Listeners = Mutex<HashMap<CancelKey, Listener>>;
 
 /// A cancel request for the other process; the sender is dropped when it was dealt with.
 type Passed = (CancelKey, oneshot::Sender<()>);
 
 /// This process's dealings with the one before it and the one after it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Handover {
     /// Where clients go to, while they do.
     parcels: Mutex<Option<mpsc::UnboundedSender<Parcel>>>,
     older: Mutex<Option<mpsc::UnboundedSender<Passed>>>,
     newer: Mutex<Option<mpsc::UnboundedSender<Passed>>>,
+    listeners: Listeners,
     /// Clients still come from an older process.
     receives: AtomicBool,
     /// They go to a newer one.
@@ -80,15 +95,43 @@ impl Handover {
         self.gives.load(Relaxed)
     }
 
+    /// Clients still come from an older process, which may have servers for others of them.
+    pub(crate) fn receives(&self) -> bool {
+        self.receives.load(Relaxed)
+    }
+
     /// Hands over a client; `None` if nobody takes any.
-    pub(crate) fn give(
+    pub(crate) fn give(&self, client: &Traveller, fds: Vec<OwnedFd>) -> Option<Answered> {
+        self.post(frames::Kind::Client, client.encode(), fds)
+    }
+
+    /// Has the new process listen for a client that is about to go, and says which marker it waits for then: channel and
+    /// number. `None`: it does not, or there is none.
+    pub(crate) async fn listen_ahead(
         &self,
-        bytes: Vec<u8>,
-        fds: Vec<OwnedFd>,
-    ) -> Option<oneshot::Receiver<Result<(), String>>> {
+        key: CancelKey,
+        (database, login): (&str, &str),
+        channels: &Channels,
+    ) -> Option<(String, u64)> {
+        let mut fields = Writer::default();
+        fields.pairs(tag::KEY, [(key.pid.to_be_bytes(), key.secret)]);
+        fields.put(tag::DATABASE, database).put(tag::USER, login);
+        channels.iter().for_each(|channel| _ = fields.put(tag::CHANNEL, channel.as_bytes()));
+        let answered = self.post(frames::Kind::Listen, fields.finish(), Vec::new())?;
+        let answer = answered.await.ok()?.ok()?;
+        let find = |wanted| Fields(&answer).find(|(tag, _)| *tag == wanted).map(|(_, bytes)| bytes);
+        Some((fields::text(find(tag::CHANNEL)?)?, fields::number(find(tag::MARKER)?)?))
+    }
+
+    fn post(&self, kind: frames::Kind, bytes: Vec<u8>, fds: Vec<OwnedFd>) -> Option<Answered> {
         let (answer, answered) = oneshot::channel();
-        lock(&self.parcels).as_ref()?.send(Parcel { bytes, fds, answer }).ok()?;
+        lock(&self.parcels).as_ref()?.send(Parcel { kind, bytes, fds, answer }).ok()?;
         Some(answered)
+    }
+
+    /// Who listens for this client since before it came.
+    pub(crate) fn listener(&self, key: CancelKey) -> Option<Listener> {
+        lock(&self.listeners).remove(&key)
     }
 
     /// Passes on a cancel request for a client that is not here, and waits until that was dealt with.
@@ -147,22 +190,24 @@ mod tag {
     pub(super) const TEXT: u8 = 14;
     pub(super) const CLIENT: u8 = 15;
     pub(super) const KEY: u8 = 16;
+    pub(super) const CHANNEL: u8 = 17;
+    pub(super) const MARKER: u8 = 18;
 }
 
 /// Of the whole conversation. It changes only when an older process could misunderstand a newer one.
 const VERSION: u64 = 1;
 
 fn cancel_fields(number: u64, key: CancelKey) -> Vec<u8> {
-    let mut fields = fields::Writer::default();
+    let mut fields = Writer::default();
     fields.number(tag::NUMBER, number).pairs(tag::KEY, [(key.pid.to_be_bytes(), key.secret)]).finish()
 }
 
 fn number_of(bytes: &[u8]) -> Option<u64> {
-    fields::Fields(bytes).find(|(tag, _)| *tag == tag::NUMBER).and_then(|(_, bytes)| fields::number(bytes))
+    Fields(bytes).find(|(tag, _)| *tag == tag::NUMBER).and_then(|(_, bytes)| fields::number(bytes))
 }
 
 fn key_of(bytes: &[u8]) -> Option<CancelKey> {
-    let (_, bytes) = fields::Fields(bytes).find(|(tag, _)| *tag == tag::KEY)?;
+    let (_, bytes) = Fields(bytes).find(|(tag, _)| *tag == tag::KEY)?;
     let (pid, secret) = fields::pair(bytes)?;
     Some(CancelKey { pid: u32::from_be_bytes(pid.try_into().ok()?), secret: secret.try_into().ok()? })
 }

@@ -16,16 +16,18 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use super::fields::{Fields, Writer, number, text};
-use super::frames::{Inbox, Kind, Line, receive, send};
+use super::frames::{Frame, Inbox, Kind, Line, receive, send};
 use super::giving::answer_cancel;
 use super::{Open, Traveller, VERSION, Whence, cancel_fields, key_of, number_of, place, tag};
 use crate::client::Session;
+use crate::clients::CancelKey;
 use crate::config::Listen;
 use crate::intern::{hash_of, take_seed};
-use crate::listen::Listener;
+use crate::listen::Listener as Socket;
+use crate::notify::{Channels, Listener};
 use crate::prepared;
 use crate::shared::{Counted, Shared};
-use crate::worker::{Leave, Worker};
+use crate::worker::{Leave, Order, Worker};
 
 /// How long the old process may take to say what it has.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Inheritance {
     line: Line,
     pub(crate) counted: Counted,
-    listeners: Vec<Listener>,
+    listeners: Vec<Socket>,
     keys: Vec<(String, String, Keys)>,
     held: Vec<(String, bool, bool)>,
 }
@@ -112,7 +114,7 @@ impl Inheritance {
     fn on_listener(&mut self, fields: &[u8], fd: OwnedFd) -> Option<()> {
         let path = Fields(fields).find(|(tag, _)| *tag == tag::PATH);
         let path = path.map(|(_, path)| PathBuf::from(OsStr::from_bytes(path)));
-        self.listeners.push(Listener::inherited(fd, path)?);
+        self.listeners.push(Socket::inherited(fd, path)?);
         Some(())
     }
 
@@ -147,7 +149,7 @@ impl Inheritance {
     }
 
     /// The sockets, for [`crate::bind`].
-    pub(crate) fn listeners(&mut self) -> Vec<Listener> {
+    pub(crate) fn listeners(&mut self) -> Vec<Socket> {
         std::mem::take(&mut self.listeners)
     }
 
@@ -182,11 +184,28 @@ pub(crate) struct Arriving {
     answers: mpsc::UnboundedSender<Answer>,
 }
 
+/// A client for which is to be listened before it comes.
+pub(crate) struct ListenAhead {
+    key: CancelKey,
+    database: String,
+    login: String,
+    channels: Channels,
+    number: u64,
+    answers: mpsc::UnboundedSender<Answer>,
+}
+
 /// What the old process is told of a client.
 struct Answer {
     number: u64,
-    /// `Ok`: it may be served as soon as that was told.
-    outcome: Result<oneshot::Sender<()>, String>,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    /// It may be served as soon as this was told.
+    Arrived(oneshot::Sender<()>),
+    /// From this marker on: channel and number.
+    Listening(String, u64),
+    Refused(String),
 }
 
 /// Makes a session of a client that has come, and serves it once the old process has been told.
@@ -195,14 +214,35 @@ pub(crate) async fn settle(worker: Rc<Worker>, arriving: Arriving, leave: Leave)
     match Session::arrive(&worker, traveller, fds, leave) {
         Ok(mut session) => {
             let (told, may_begin) = oneshot::channel();
-            let _ = answers.send(Answer { number, outcome: Ok(told) });
+            let _ = answers.send(Answer { number, outcome: Outcome::Arrived(told) });
             match may_begin.await {
                 Ok(()) => session.run().await,
                 Err(_) => session.leave_behind(), // the old process has it still
             }
         }
-        Err(why) => drop(answers.send(Answer { number, outcome: Err(why) })),
+        Err(why) => drop(answers.send(Answer { number, outcome: Outcome::Refused(why) })),
     }
+}
+
+/// Listens for a client that is about to come.
+pub(crate) async fn listen(worker: Rc<Worker>, ahead: ListenAhead) {
+    let shared = &worker.shared;
+    let ListenAhead { key, database, login, channels, number, answers } = ahead;
+    let db = shared.registry.database(&shared.config.load(), &database, shared.clock.micros());
+    let outcome = match db {
+        Ok(db) => {
+            let pool = shared.registry.pool(shared, &db, &login);
+            let mut listener = Listener::new(&pool);
+            let mut joining = listener.join(&channels, &pool, &worker);
+            let _ = (&mut joining.ready).await;
+            listener.moved(channels);
+            super::lock(&shared.handover.listeners).insert(key, listener);
+            let (channel, marker) = joining.mark();
+            Outcome::Listening(channel.to_owned(), marker)
+        }
+        Err(_) => Outcome::Refused("database removed".into()),
+    };
+    let _ = answers.send(Answer { number, outcome });
 }
 
 /// Tells the old process that connections are accepted here, and takes over its clients until it has none.
@@ -214,6 +254,7 @@ pub(crate) async fn take(shared: Arc<Shared>, takeover: Takeover) {
         Err(error) => Err(error),
     };
     shared.handover.receives.store(false, Relaxed);
+    super::lock(&shared.handover.listeners).clear(); // of clients that have not come
     match result {
         Ok(count) => info!("has taken over {count} clients; the old process has none any more"),
         Err(error) => warn!("the old process has gone before it had given everything: {error}"),
@@ -233,7 +274,7 @@ async fn take_clients(shared: &Arc<Shared>, stream: &UnixStream, inbox: &mut Inb
                 let frame = frame?;
                 let number = number_of(&frame.fields).unwrap_or(0);
                 match frame.kind {
-                    Kind::Client => arrive(shared, number, &frame.fields, frame.fds, &answers),
+                    Kind::Client | Kind::Listen => arrive(shared, number, frame, &answers),
                     Kind::Cancel => answer_cancel(shared, key_of(&frame.fields), number, done.clone(), Whence::Older),
                     Kind::Cancelled => drop(cancelling.remove(&number)),
                     Kind::Done => return Ok(count),
@@ -244,12 +285,18 @@ async fn take_clients(shared: &Arc<Shared>, stream: &UnixStream, inbox: &mut Inb
                 let mut fields = Writer::default();
                 fields.number(tag::NUMBER, number);
                 match outcome {
-                    Ok(may_begin) => {
+                    Outcome::Listening(channel, marker) => {
+                        fields.put(tag::CHANNEL, channel).number(tag::MARKER, marker);
+                        send(stream, Kind::Listening, &fields.finish(), &[]).await?;
+                    }
+                    Outcome::Arrived(may_begin) => {
                         send(stream, Kind::Arrived, &fields.finish(), &[]).await?;
                         let _ = may_begin.send(());
                         count += 1;
                     }
-                    Err(why) => send(stream, Kind::Refused, &fields.put(tag::TEXT, why).finish(), &[]).await?,
+                    Outcome::Refused(why) => {
+                        send(stream, Kind::Refused, &fields.put(tag::TEXT, why).finish(), &[]).await?;
+                    }
                 }
             }
             Some((key, finished)) = cancels.recv() => {
@@ -265,24 +312,43 @@ async fn take_clients(shared: &Arc<Shared>, stream: &UnixStream, inbox: &mut Inb
     }
 }
 
-fn arrive(
-    shared: &Shared,
-    number: u64,
-    fields: &[u8],
-    fds: Vec<OwnedFd>,
-    answers: &mpsc::UnboundedSender<Answer>,
-) {
-    let traveller = Fields(fields).find(|(tag, _)| *tag == tag::CLIENT);
-    let traveller = traveller.and_then(|(_, bytes)| Traveller::decode(bytes));
+/// Gives what has come to a worker.
+fn arrive(shared: &Shared, number: u64, frame: Frame, answers: &mpsc::UnboundedSender<Answer>) {
     let workers = shared.workers.get().map_or(&[][..], Vec::as_slice);
     let worker = workers.iter().min_by_key(|worker| worker.load());
-    match (traveller, worker) {
-        (Some(traveller), Some(worker)) => {
-            worker.receive(Arriving { traveller, fds, number, answers: answers.clone() });
+    let client = Fields(&frame.fields).find(|(tag, _)| *tag == tag::CLIENT).map(|(_, bytes)| bytes);
+    let given = worker.zip(client).and_then(|(worker, bytes)| {
+        let answers = answers.clone();
+        match frame.kind {
+            Kind::Listen => worker.send(Order::ListenAhead(listen_ahead(bytes, number, answers)?)),
+            _ => {
+                let traveller = Traveller::decode(bytes)?;
+                worker.receive(Arriving { traveller, fds: frame.fds, number, answers });
+            }
         }
-        _ => drop(
-            answers
-                .send(Answer { number, outcome: Err("what the pooler knew of the session was lost".into()) }),
-        ),
+        Some(())
+    });
+    if given.is_none() {
+        let outcome = Outcome::Refused("what the pooler knew of the session was lost".into());
+        let _ = answers.send(Answer { number, outcome });
     }
+}
+
+fn listen_ahead(
+    bytes: &[u8],
+    number: u64,
+    answers: mpsc::UnboundedSender<Answer>,
+) -> Option<Box<ListenAhead>> {
+    let (mut database, mut login, mut channels) = (String::new(), String::new(), Channels::new());
+    Fields(bytes).each(|tag, bytes| {
+        match tag {
+            tag::DATABASE => database = text(bytes)?,
+            tag::USER => login = text(bytes)?,
+            tag::CHANNEL => _ = channels.insert(text(bytes)?.into()),
+            _ => {}
+        }
+        Some(())
+    })?;
+    let key = key_of(bytes)?;
+    Some(Box::new(ListenAhead { key, database, login, channels, number, answers }))
 }

@@ -24,6 +24,8 @@ pub(crate) struct Traveller {
     pub(crate) statements: Vec<Prepared>,
     pub(crate) unnamed: Option<Vec<u8>>,
     pub(crate) asks_sequences: bool,
+    /// The new process listens for it already.
+    pub(crate) listens: bool,
     /// What it has sent and nobody has dealt with: part of a message, or requests that waited for a server.
     pub(crate) input: Vec<u8>,
     pub(crate) server: Option<Companion>,
@@ -86,6 +88,7 @@ mod tag {
     pub(super) const PINNED_SINCE: u8 = 24;
     pub(super) const BRIEF: u8 = 25;
     pub(super) const CUSTOM: u8 = 26;
+    pub(super) const LISTENS: u8 = 27;
 }
 
 impl Traveller {
@@ -112,7 +115,7 @@ impl Traveller {
         if let Some(unnamed) = &self.unnamed {
             out.put(tag::UNNAMED, unnamed);
         }
-        out.flag(tag::ASKS_SEQUENCES, self.asks_sequences);
+        out.flag(tag::ASKS_SEQUENCES, self.asks_sequences).flag(tag::LISTENS, self.listens);
         if !self.input.is_empty() {
             out.put(tag::INPUT, &self.input);
         }
@@ -159,6 +162,7 @@ impl Traveller {
                 }
                 tag::UNNAMED => it.unnamed = Some(bytes.to_vec()),
                 tag::ASKS_SEQUENCES => it.asks_sequences = true,
+                tag::LISTENS => it.listens = true,
                 tag::INPUT => it.input = bytes.to_vec(),
                 tag::SERVER => it.server = Some(Companion::decode(bytes)?),
                 _ => {}
@@ -245,6 +249,7 @@ mod tests {
             ],
             unnamed: Some(Vec::new()),
             asks_sequences: true,
+            listens: true,
             input: b"Q\0\0".into(),
             server: Some(Companion {
                 pid: 5,

@@ -206,6 +206,14 @@ impl Peer {
         }
     }
 
+    /// How the log writes the address of a client that has come to this port.
+    pub(crate) fn label(&self, port: u16) -> String {
+        match self {
+            Peer::Tcp(address) => address.to_string(),
+            Peer::Unix { .. } => format!("{self}:{port}"),
+        }
+    }
+
     /// The TCP port.
     pub fn port(&self) -> Option<u16> {
         match self {

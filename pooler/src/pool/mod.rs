@@ -46,6 +46,7 @@ use crate::error::Refusal;
 use crate::events::Events;
 use crate::intern::Interner;
 use crate::latency::Latency;
+use crate::net::Peer;
 use crate::params::{ParamSet, Params};
 use crate::prepared::{Moments, Texts};
 use crate::queries::Queries;
@@ -548,6 +549,7 @@ impl Pool {
         // Who can't be reached may come back; who refuses the login refuses every client's.
         if let Some(refusal) = error.for_waiting_clients()
             && self.open.get() == 0
+            && !self.shared.handover.receives()
         {
             self.refuse_waiting(&refusal);
         }
@@ -563,7 +565,7 @@ impl Pool {
     /// Why a new request can't be served: the last attempt failed and no connection is open or opening.
     pub(crate) fn failing(self: &Arc<Self>) -> Option<String> {
         let dialling = lock(&self.dialling);
-        let failure = dialling.failure.as_ref()?;
+        let failure = dialling.failure.as_ref().filter(|_| !self.shared.handover.receives())?;
         (self.open.get() == 0).then(|| failure.reason.clone())
     }
 
@@ -599,8 +601,13 @@ impl Pool {
 
     /// Closes the idle servers now.
     pub(crate) fn close_idle(&self, reason: &'static str) {
+        self.close_idle_since(u64::MAX, reason);
+    }
+
+    /// Closes those that have been idle since this moment or longer.
+    pub(crate) fn close_idle_since(&self, then: u64, reason: &'static str) {
         for shard in &self.shards {
-            shard.drain_idle(|_| true).into_iter().for_each(|s| s.close(reason));
+            shard.drain_idle(|server| server.idle_since() <= then).into_iter().for_each(|s| s.close(reason));
         }
     }
 
@@ -701,7 +708,11 @@ impl Pool {
 
     pub(crate) fn member_opened(&self, info: &Arc<ServerInfo>) {
         if self.shared.config.load().log.connections {
-            info!(peer = %info.peer(self), "new connection to server (from {})", info.local);
+            let from = match info.local {
+                Peer::Tcp(address) => format!(" (from {address})"),
+                Peer::Unix { .. } => String::new(),
+            };
+            info!(peer = %info.peer(self), "new connection to server{from}");
         }
         lock(&self.members).insert(info.id, info.clone());
     }

@@ -134,6 +134,9 @@ impl Registry {
             (None, None) => return Err(NotConfigured),
         };
         let db = self.databases.entry(name.to_owned()).or_insert_with(|| {
+            if auto {
+                tracing::info!("registered new auto-database: {name}");
+            }
             Arc::new(Db {
                 name: name.to_owned(),
                 spec: ArcSwap::new(spec.clone()),

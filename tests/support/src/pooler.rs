@@ -2,7 +2,8 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
@@ -144,18 +145,48 @@ impl PoolerBuilder {
 
     /// Starts it on a port that was free a moment ago, for tests of what makes a pooler refuse to start.
     pub fn try_start(&self) -> Result<Pooler, StartError> {
+        let pooler = self.spawn_at(free_port(), |scratch| spawn(&self.binary, &self.env, &[], scratch));
+        pooler.wait_until_up().map(|()| pooler)
+    }
+
+    /// Starts it on a port that others may have, too (`so_reuseport`).
+    #[track_caller]
+    pub fn start_on(self, port: u16) -> Pooler {
+        let pooler = self.spawn_at(port, |scratch| spawn(&self.binary, &self.env, &[], scratch));
+        pooler.wait_for_log("process up: ");
+        pooler
+    }
+
+    /// Starts it as systemd does with a listening socket that it has bound itself.
+    #[track_caller]
+    pub fn start_with_socket(self, socket: &TcpListener, port: u16) -> Pooler {
+        let passed = OwnedFd::from(socket.try_clone().expect("a descriptor"));
+        let pooler = self.spawn_at(port, |scratch| {
+            let mut shell = server_command(Path::new("/bin/sh"));
+            shell.args(["-c", "exec 3<&0; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$1\" </dev/null"]);
+            shell
+                .arg(runnable(&self.binary))
+                .arg(scratch.path().join("pooler.ini"))
+                .stdin(passed)
+                .stderr(Stdio::null());
+            let process = shell.spawn().expect("start a shell");
+            scratch.guard(process.id());
+            process
+        });
+        pooler.wait_for_log("process up: ");
+        pooler
+    }
+
+    fn spawn_at(&self, port: u16, spawn: impl FnOnce(&mut Scratch) -> Child) -> Pooler {
         let mut scratch = Scratch::new("pooler");
-        let port = free_port();
         self.write_files(&scratch, port);
-        let process = spawn(&self.binary, &self.env, &[], &mut scratch);
-        let pooler = Pooler {
+        Pooler {
             builder: self.clone(),
             port,
-            process: Mutex::new(process),
+            process: Mutex::new(spawn(&mut scratch)),
             end_was_seen: AtomicBool::new(false),
             scratch: Mutex::new(scratch),
-        };
-        pooler.wait_until_up().map(|()| pooler)
+        }
     }
 
     fn write_files(&self, scratch: &Scratch, port: u16) {
