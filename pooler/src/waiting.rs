@@ -94,7 +94,11 @@ impl Pool {
         }
         if let Some((reason, retry_at)) = self.last_failure() {
             let seconds = retry_at.saturating_sub(now).div_ceil(1_000_000);
-            return format!("server is down: {reason}, next attempt in {seconds} s");
+            let what = match self.open.get() {
+                0 => "server is down",
+                _ => "a server: no further connection can be opened",
+            };
+            return format!("{what}: {reason}, next attempt in {seconds} s");
         }
         let rules = self.rules.load();
         let limits = [

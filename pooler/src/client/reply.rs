@@ -101,8 +101,8 @@ impl Session {
             bytes => self.unsent.send(cx, &mut self.stream, bytes),
         };
         link.fatal |= out.fatal;
-        link.ended.rows += out.rows;
-        link.ended.failed |= out.failed;
+        link.server.ended.rows += out.rows;
+        link.server.ended.failed |= out.failed;
         link.stalled = false;
         let ended = link.server.machine.statements_ended() - ended;
         if ended > 0 {

@@ -76,9 +76,10 @@ impl Pool {
         self.saturation.look(self.in_use(), self.oldest_wait().is_some());
     }
 
-    /// Servers that no client could have now.
+    /// Servers that are open and not free.
     pub(crate) fn in_use(&self) -> usize {
-        self.open.get().saturating_sub(self.shards.iter().map(Shard::idle_count).sum())
+        let free: usize = self.shards.iter().map(Shard::idle_count).sum();
+        self.open.get().saturating_sub(free + self.connecting())
     }
 
     /// How many servers it may have, by the strictest of the limits that it has alone or with others; `None`: no limit.
