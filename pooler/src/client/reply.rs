@@ -399,14 +399,16 @@ impl<'w> Outcome<'w> {
         self.at = end;
         self.fatal |= piece.said.fatal;
         self.note_ready(piece);
-        self.note_end(piece);
+        if self.counts {
+            self.note_end(piece);
+        }
     }
 
     /// What a statement has come to.
     #[inline]
     fn note_end(&mut self, piece: &Received<'_>) {
         match piece.tag {
-            Some(b'C') if self.counts => self.rows += rows_told(piece.bytes),
+            Some(b'C') => self.rows += rows_told(piece.bytes),
             Some(b'E') => self.failed = true,
             _ => {}
         }
@@ -432,7 +434,9 @@ impl<'w> Outcome<'w> {
                 }
                 self.fatal |= piece.said.fatal;
                 self.note_ready(piece);
-                self.note_end(piece);
+                if self.counts {
+                    self.note_end(piece);
+                }
                 if piece.tag == Some(b'C') {
                     let news = self.news();
                     news.discarded |= piece.bytes.ends_with(b"DISCARD ALL\0");
