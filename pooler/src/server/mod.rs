@@ -25,6 +25,7 @@ use crate::net::{Peer, Stream};
 use crate::params::ParamSet;
 use crate::pool::{Defining, Permit, Pool};
 use crate::prepared::{ClientStatements, Fault, ServerStatements};
+use crate::queries::{Ended, Holder};
 use crate::state::{Leavings, Pins, Settings};
 
 /// Messages from a server that the pooler looks into. Their bodies are short, errors aside.
@@ -174,6 +175,9 @@ pub(crate) struct Server {
     /// The worker whose event loop watches the stream.
     home: usize,
     idle_since: u64,
+    /// What the round of requests at hand has come to so far.
+    pub(crate) ended: Ended,
+    pub(crate) holder: Holder,
     pool: Arc<Pool>,
     permit: Option<Permit>,
     reason: &'static str,
