@@ -1,8 +1,10 @@
 //! The composition root: the only place where the crates meet.
 
+pub mod against;
 mod configuration;
 pub mod demo;
 pub mod logging;
+pub mod ping;
 pub mod process;
 mod signals;
 pub mod systemd;
@@ -25,6 +27,7 @@ use systemd::Systemd;
 pub struct App {
     running: Running,
     source: Arc<Source>,
+    console: Arc<AdminConsole>,
     signals: Signals,
 }
 
@@ -68,12 +71,12 @@ impl App {
             true => pooler::bind(&loaded.config.listen, inheritance.as_mut()).map_err(StartError::Listen)?,
             false => passed,
         };
-        let source = Arc::new(Source::new(path, loaded.settings, log));
+        let source = Arc::new(Source::new(path, loaded.draft, loaded.settings, log));
         let console = Arc::new(AdminConsole::new(source.clone()));
-        let running =
-            pooler::start(loaded.config, listeners, console, inheritance).map_err(StartError::Thread)?;
+        let running = pooler::start(loaded.config, listeners, console.clone(), inheritance)
+            .map_err(StartError::Thread)?;
         let signals = Signals::watch().map_err(StartError::Signals)?;
-        Ok(App { running, source, signals })
+        Ok(App { running, source, console, signals })
     }
 
     /// The handle to steer it by.
@@ -86,8 +89,11 @@ impl App {
         let control = self.running.control();
         let systemd = Arc::new(systemd);
         systemd.ready();
-        let signals = tokio::spawn(signals::obey(self.signals, control, self.source, systemd.clone()));
+        let signals =
+            tokio::spawn(signals::obey(self.signals, control.clone(), self.source, systemd.clone()));
+        let http = tokio::spawn(admin::http::serve(control, self.console));
         let ended = self.running.serve(move |line| systemd.status(&line.replace(" us", " µs"))).await;
+        http.abort();
         signals.abort();
         ended
     }

@@ -14,14 +14,15 @@ use pgbouncer_compat::texts::VERSION;
 use pgferry::logging::{self, Log};
 use pgferry::process::{self, PidFile, ProcessError};
 use pgferry::systemd::{self, Systemd};
-use pgferry::{App, demo};
+use pgferry::{App, against, demo};
 use pooler::Inheritance;
 use tracing::{info, warn};
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os()) {
         Ok(Command::Run(options)) => end(run(&options), options.quiet),
-        Ok(Command::Check { config }) => check(&config),
+        Ok(Command::Ping { address }) => ping(&address),
+        Ok(Command::Check { config, against }) => check(&config, against.as_deref()),
         Ok(Command::Demo(options)) => end(demo::run(&options).map(|()| ExitCode::SUCCESS), false),
         Ok(Command::Version) => {
             println!("{VERSION}");
@@ -55,15 +56,38 @@ fn fatal(error: &dyn Display) {
     eprint!("{}", logging::line("FATAL", "", &error.to_string()));
 }
 
-fn check(path: &Path) -> ExitCode {
-    match pgbouncer_compat::load(path) {
-        Ok(loaded) => {
-            loaded.warnings.iter().for_each(|warning| println!("warning: {warning}"));
-            println!("{}: ok", path.display());
-            ExitCode::SUCCESS
-        }
+fn check(path: &Path, against: Option<&Path>) -> ExitCode {
+    let loaded = match pgbouncer_compat::load(path) {
+        Ok(loaded) => loaded,
         Err(faults) => {
             println!("{faults}");
+            return ExitCode::FAILURE;
+        }
+    };
+    loaded.warnings.iter().for_each(|warning| println!("warning: {warning}"));
+    let Some(target) = against else {
+        println!("{}: ok", path.display());
+        return ExitCode::SUCCESS;
+    };
+    match against::plan(target, loaded.config.listen.port, path) {
+        Ok(changes) if changes.is_empty() => println!("{}: a reload changes nothing", path.display()),
+        Ok(changes) => changes.iter().for_each(|change| println!("{change}")),
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn ping(address: &str) -> ExitCode {
+    match pgferry::ping::run(address) {
+        Ok(()) => {
+            println!("{address} answers");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("no answer at {address}: {error}");
             ExitCode::FAILURE
         }
     }

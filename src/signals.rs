@@ -48,17 +48,22 @@ pub(crate) async fn obey(
                 info!("got SIGQUIT, fast exit");
                 control.shutdown(Phase::Stopped);
             }
-            Asked::Pause if control.is_paused() => info!("got SIGUSR1, but already paused/suspended"),
+            Asked::Pause if control.is_paused() || control.is_suspended() => {
+                info!("got SIGUSR1, but already paused/suspended")
+            }
             Asked::Pause => {
                 info!("got SIGUSR1, pausing all activity");
                 let control = control.clone();
                 tokio::spawn(async move { control.pause(None).await });
             }
             Asked::Resume if stopping => info!("got SIGUSR2 while shutting down, ignoring"),
-            Asked::Resume => match control.resume(None) {
-                Ok(()) => info!("got SIGUSR2, continuing from PAUSE"),
-                Err(_) => info!("got SIGUSR2, but not paused/suspended"),
-            },
+            Asked::Resume => {
+                let from = if control.is_suspended() { "SUSPEND" } else { "PAUSE" };
+                match control.resume(None) {
+                    Ok(()) => info!("got SIGUSR2, continuing from {from}"),
+                    Err(_) => info!("got SIGUSR2, but not paused/suspended"),
+                }
+            }
         }
     }
 }

@@ -5,6 +5,10 @@
 pub enum Show {
     /// `ACTIVE_SOCKETS`
     ActiveSockets,
+    /// `ADVICE`: what to look at, with the evidence. Not PgBouncer's.
+    Advice,
+    /// `BLOCKERS`: who waits for whom in PostgreSQL. Not PgBouncer's.
+    Blockers,
     /// `CLIENTS`
     Clients,
     /// `CONFIG`
@@ -19,6 +23,8 @@ pub enum Show {
     Fds,
     /// `HELP`: a notice instead of a table.
     Help,
+    /// `LATENCY`: how long waits, requests and transactions took. Not PgBouncer's.
+    Latency,
     /// `LISTS`
     Lists,
     /// `MEM`
@@ -37,6 +43,8 @@ pub enum Show {
     Pools,
     /// `PREPARED`: statements that clients have prepared, by pool. Not PgBouncer's.
     Prepared,
+    /// `QUERIES`: which statements hold servers. Not PgBouncer's.
+    Queries,
     /// `SERVERS`
     Servers,
     /// `SOCKETS`
@@ -55,6 +63,8 @@ pub enum Show {
     Users,
     /// `VERSION`
     Version,
+    /// `WAITING`: who waits for a server, and what for. Not PgBouncer's.
+    Waiting,
     /// A parameter that drivers ask for; one row, one column of its name.
     Fake(&'static FakeParameter),
 }
@@ -119,6 +129,8 @@ impl Type {
 /// Every item with its name.
 pub const ITEMS: &[(&str, Show)] = &[
     ("active_sockets", Show::ActiveSockets),
+    ("advice", Show::Advice),
+    ("blockers", Show::Blockers),
     ("clients", Show::Clients),
     ("config", Show::Config),
     ("databases", Show::Databases),
@@ -131,10 +143,12 @@ pub const ITEMS: &[(&str, Show)] = &[
     ("peers", Show::Peers),
     ("peer_pools", Show::PeerPools),
     ("events", Show::Events),
+    ("latency", Show::Latency),
     ("pins", Show::Pins),
     ("pin_totals", Show::PinTotals),
     ("pools", Show::Pools),
     ("prepared", Show::Prepared),
+    ("queries", Show::Queries),
     ("servers", Show::Servers),
     ("sockets", Show::Sockets),
     ("state", Show::State),
@@ -144,12 +158,16 @@ pub const ITEMS: &[(&str, Show)] = &[
     ("totals", Show::Totals),
     ("users", Show::Users),
     ("version", Show::Version),
+    ("waiting", Show::Waiting),
     ("client_encoding", Show::Fake(&FAKE_PARAMETERS[0])),
     ("default_transaction_isolation", Show::Fake(&FAKE_PARAMETERS[1])),
     ("standard_conforming_strings", Show::Fake(&FAKE_PARAMETERS[2])),
     ("datestyle", Show::Fake(&FAKE_PARAMETERS[3])),
     ("timezone", Show::Fake(&FAKE_PARAMETERS[4])),
 ];
+
+/// What `SHOW TRANSACTION ISOLATION LEVEL` answers. Not PgBouncer's, but drivers ask for it.
+pub static ISOLATION: FakeParameter = fake("transaction_isolation", "read committed");
 
 /// Parameters that exist for drivers' sake.
 pub static FAKE_PARAMETERS: [FakeParameter; 5] = [
@@ -171,12 +189,15 @@ impl Show {
         match self {
             Show::ActiveSockets | Show::Sockets => SOCKETS,
             Show::Clients | Show::Servers => CONNECTIONS,
+            Show::Advice => ADVICE,
+            Show::Blockers => BLOCKERS,
             Show::Config => CONFIG,
             Show::Databases => DATABASES,
             Show::DnsHosts => DNS_HOSTS,
             Show::DnsZones => DNS_ZONES,
             Show::Fds => FDS,
             Show::Help => &[],
+            Show::Latency => LATENCY,
             Show::Lists => LISTS,
             Show::Mem => MEM,
             Show::Peers => PEERS,
@@ -186,6 +207,7 @@ impl Show {
             Show::PinTotals => PIN_TOTALS,
             Show::Pools => POOLS,
             Show::Prepared => PREPARED,
+            Show::Queries => QUERIES,
             Show::State => STATE,
             Show::Stats => STATS,
             Show::StatsAverages => STATS_AVERAGES,
@@ -193,6 +215,7 @@ impl Show {
             Show::Totals => TOTALS,
             Show::Users => USERS,
             Show::Version => VERSION,
+            Show::Waiting => WAITING,
             Show::Fake(parameter) => &parameter.columns,
         }
     }
@@ -256,6 +279,28 @@ const SOCKETS: &[Column] = &[
 
 const CONNECTIONS: &[Column] = SOCKETS.split_at(21).0;
 
+const ADVICE: &[Column] = &[text("severity"), text("subject"), text("advice"), text("evidence")];
+
+/// Times are microseconds.
+const BLOCKERS: &[Column] = &[
+    text("database"),
+    int4("waiting_id"),
+    int4("waiting_pid"),
+    text("waiting_addr"),
+    text("waiting_application"),
+    text("waiting_user"),
+    text("waiting_statement"),
+    numeric("waited"),
+    int4("blocking_id"),
+    int4("blocking_pid"),
+    text("blocking_addr"),
+    text("blocking_application"),
+    text("blocking_user"),
+    text("blocking_statement"),
+    text("state"),
+    numeric("duration"),
+];
+
 const CONFIG: &[Column] = &[text("key"), text("value"), text("default"), text("changeable")];
 
 const DATABASES: &[Column] = &[
@@ -278,6 +323,10 @@ const DATABASES: &[Column] = &[
     int4("disabled"),
 ];
 
+/// `RELOAD_PLAN`: what a reload would change. Not PgBouncer's.
+pub const RELOAD_PLAN: &[Column] =
+    &[text("kind"), text("name"), text("key"), text("old"), text("new"), text("effect")];
+
 const DNS_HOSTS: &[Column] = &[text("hostname"), int8("ttl"), text("addrs")];
 
 const DNS_ZONES: &[Column] = &[text("zonename"), int8("serial"), int4("count")];
@@ -298,6 +347,23 @@ const FDS: &[Column] = &[
     text("password"),
     bytea("scram_client_key"),
     bytea("scram_server_key"),
+];
+
+/// Microseconds; those of the last statistics period behind those since the start.
+const LATENCY: &[Column] = &[
+    text("database"),
+    text("user"),
+    text("what"),
+    numeric("count"),
+    numeric("p50"),
+    numeric("p95"),
+    numeric("p99"),
+    numeric("p99_9"),
+    numeric("max"),
+    numeric("period_count"),
+    numeric("period_p50"),
+    numeric("period_p95"),
+    numeric("period_p99"),
 ];
 
 const LISTS: &[Column] = &[text("list"), int4("items")];
@@ -363,6 +429,22 @@ const POOLS: &[Column] = &[
     int4("maxwait_us"),
     text("pool_mode"),
     text("load_balance_hosts"),
+];
+
+/// Times are microseconds.
+const QUERIES: &[Column] = &[
+    text("database"),
+    text("user"),
+    text("fingerprint"),
+    text("statement"),
+    numeric("calls"),
+    numeric("rows"),
+    numeric("errors"),
+    numeric("held"),
+    numeric("running"),
+    numeric("mean"),
+    numeric("p95"),
+    numeric("max"),
 ];
 
 const STATE: &[Column] = &[text("key"), text("value")];
@@ -440,6 +522,20 @@ const USERS: &[Column] = &[
     int4("current_client_connections"),
 ];
 
+const WAITING: &[Column] = &[
+    text("database"),
+    text("user"),
+    int4("id"),
+    text("application_name"),
+    text("addr"),
+    int4("port"),
+    int4("wait"),
+    int4("wait_us"),
+    int4("position"),
+    text("waits_for"),
+    text("statement"),
+];
+
 const VERSION: &[Column] = &[text("version")];
 
 #[cfg(test)]
@@ -450,6 +546,8 @@ mod tests {
     fn tables_have_as_many_columns_as_pgbouncers() {
         for (item, columns) in [
             ("active_sockets", 28),
+            ("advice", 4),
+            ("blockers", 16),
             ("clients", 21),
             ("config", 4),
             ("databases", 17),
@@ -461,11 +559,13 @@ mod tests {
             ("mem", 5),
             ("peers", 4),
             ("peer_pools", 5),
+            ("latency", 13),
             ("pins", 12),
             ("events", 4),
             ("pin_totals", 7),
             ("pools", 17),
             ("prepared", 4),
+            ("queries", 12),
             ("servers", 21),
             ("sockets", 28),
             ("state", 2),
@@ -475,10 +575,11 @@ mod tests {
             ("totals", 2),
             ("users", 8),
             ("version", 1),
+            ("waiting", 11),
         ] {
             assert_eq!(Show::named(item).unwrap().columns().len(), columns, "{item}");
         }
-        assert_eq!(ITEMS.len(), 26 + FAKE_PARAMETERS.len());
+        assert_eq!(ITEMS.len(), 31 + FAKE_PARAMETERS.len());
     }
 
     #[test]

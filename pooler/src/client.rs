@@ -88,6 +88,8 @@ pub(crate) struct Session {
     counted_kept: usize,
     /// ... and the part that is its alone.
     charge: Charge,
+    /// What the console was told last of `input` and `unsent`, in bytes.
+    shown: (usize, usize),
     /// What it has prepared.
     statements: ClientStatements,
     /// The parameters this client wants.
@@ -118,7 +120,7 @@ pub(crate) struct Session {
     farewell: Option<Pin<Box<Sleep>>>,
     /// Start-up parameters for the server, of a replication client.
     replication: Option<Vec<(String, String)>>,
-    _counted: (Counting, [Counting; 2]),
+    _counted: (Counting, [Counting; 3]),
     _leave: Leave,
 }
 
@@ -133,7 +135,7 @@ pub(crate) struct Admitted {
     pub(crate) settings: Arc<Settings>,
     pub(crate) beginning: Box<[(String, String)]>,
     pub(crate) replication: Option<Vec<(String, String)>>,
-    pub(crate) counted: (Counting, [Counting; 2]),
+    pub(crate) counted: (Counting, [Counting; 3]),
     pub(crate) leave: Leave,
 }
 
@@ -182,6 +184,7 @@ impl Session {
             dropping: false,
             unsent: Unsent::default(),
             counted_kept: 0,
+            shown: (0, 0),
             charge,
             statements: ClientStatements::default(),
             params: admitted.params,
@@ -250,6 +253,10 @@ impl Session {
         let turn = self.turn(cx);
         self.count_kept();
         match turn {
+            Ok(None) if self.local.outdated.get() && self.must_part() => {
+                let refusal = Refusal::fatal("database configuration changed");
+                Poll::Ready(Step::End(End::Refused(refusal)))
+            }
             Ok(None) => {
                 if self.local.leaving.get() != Leaving::No
                     && let Some(end) = self.may_leave()
@@ -272,6 +279,9 @@ impl Session {
         if let Some(refusal) = self.local.ended() {
             return Err(End::Refused(refusal));
         }
+        if self.comes_to_rest() {
+            return Ok(None);
+        }
         self.unpin_in_time();
         if self.local.alarm.has_rung() {
             self.heed_limits(cx)?;
@@ -280,6 +290,9 @@ impl Session {
             self.after_replies(cx)?;
         }
         loop {
+            if self.comes_to_rest() {
+                return Ok(None);
+            }
             let replied = self.relay_server(cx)?;
             let mut asked = false;
             if self.leaving {
@@ -320,6 +333,20 @@ impl Session {
         }
     }
 
+    /// It is to rest (`SUSPEND`), no message is under way in either direction, and nothing is unsent.
+    fn comes_to_rest(&self) -> bool {
+        if !self.worker.suspended.get() {
+            return false;
+        }
+        let link_rests = |link: &Link| {
+            link.unsent.is_empty() && link.server.carry.is_empty() && !link.server.is_mid_reply()
+        };
+        let rests = self.unsent.is_empty() && self.cutter.at_boundary();
+        let rests = rests && self.link.as_ref().is_none_or(link_rests);
+        self.local.resting.set(rests);
+        rests
+    }
+
     fn may_read_client(&self) -> bool {
         let ending = self.timing.as_ref().is_some_and(|timing| timing.ending);
         let waits =
@@ -332,17 +359,34 @@ impl Session {
         &self.pool.counters[self.worker.index]
     }
 
+    /// Whoever has had a server for its session keeps it so, whatever the mode is now: nobody knows what is in there.
     fn mode(&mut self) -> PoolMode {
-        match self.local.info.replication {
+        let mode = match self.local.info.replication {
             Replication::Off => self.rules.now().mode,
             _ => PoolMode::Session,
-        }
+        };
+        let Some(link) = &mut self.link else { return mode };
+        link.exclusive |= mode == PoolMode::Session;
+        if link.exclusive { PoolMode::Session } else { mode }
     }
 
     /// The server goes back as soon as the client needs it no more, unless it is the client's for its whole session.
     fn shares_servers(&mut self) -> bool {
         // While the pooler shuts down, session-mode servers are given up between transactions as well.
         self.mode() != PoolMode::Session
+    }
+
+    /// Its server is to be closed, and this client has it for its whole session: it can only be disconnected. That waits
+    /// for the end of a transaction, which replication does not know.
+    fn must_part(&mut self) -> bool {
+        let replicates = self.local.info.replication != Replication::Off;
+        let parts = replicates || (self.mode() == PoolMode::Session && self.rules.now().server.fast_close);
+        let generation = self.pool.generation();
+        let link = self.link.as_ref().filter(|link| parts && link.server.info.generation != generation);
+        self.local.outdated.set(link.is_some());
+        link.is_some_and(|link| {
+            replicates || (link.unsent.is_empty() && link.server.machine.idle().is_some())
+        })
     }
 
     fn refuses_new_work(&self) -> bool {
@@ -377,14 +421,19 @@ impl Session {
         }
         *self.local.info.pin() = None;
         self.give_back();
-        if let Some(link) = self.link.take() {
+        if let Some(mut link) = self.link.take() {
+            self.pool.holder_ends(self.worker.index, &mut link.holder, self.worker.now());
             self.unlinked(); // a cancel request that comes now is too late
             let left = matches!(end, End::Gone | End::Terminated);
             let running = match left && !self.rules.now().server.client_gone_cancel {
                 true => Running::LetFinish,
                 false => Running::Cancel,
             };
-            let server = link.into_server();
+            let unknown = link.exclusive && self.rules.now().mode != PoolMode::Session;
+            let mut server = link.into_server();
+            if unknown {
+                server.suspect |= sql::Effects::OPAQUE; // the reset of session mode may not be the one of this
+            }
             let cancels = self.local.cancels.take();
             match end {
                 End::Unanswered => server.close("statement not cancelled in time"),

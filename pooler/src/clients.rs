@@ -1,5 +1,6 @@
 //! Clients that have logged in, by the key that cancels their queries.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -27,7 +28,7 @@ impl CancelKey {
 
     /// For a client of the instance with this number; 0: there are no others. PgBouncer's keys look the same: the second
     /// and third byte are the number, lower byte first, the last two bits say how often a request may be passed on.
-    fn random(peer_id: u16) -> CancelKey {
+    pub(crate) fn random(peer_id: u16) -> CancelKey {
         let [a, mut b, mut c, d, secret @ ..] = random::<8>();
         if peer_id != 0 {
             [b, c] = peer_id.to_le_bytes();
@@ -86,6 +87,7 @@ pub(crate) struct ClientInfo {
     pub(crate) remote: Peer,
     pub(crate) local: Peer,
     pub(crate) replication: Replication,
+    pub(crate) fd: i32,
     /// When it connected, in microseconds of the process's clock.
     pub(crate) connected: u64,
     state: AtomicU8,
@@ -99,6 +101,9 @@ pub(crate) struct ClientInfo {
     pub(crate) prepared: AtomicU32,
     /// How many bytes are kept for it, if that is unusually much.
     pub(crate) kept: AtomicUsize,
+    /// How many bytes of it could not be dealt with yet, and how many for it are unsent.
+    pub(crate) input: AtomicUsize,
+    pub(crate) unsent: AtomicUsize,
     params: Mutex<Arc<ParamSet>>,
     pin: Mutex<Option<Pin>>,
 }
@@ -145,6 +150,7 @@ pub(crate) struct NewClient {
     pub(crate) remote: Peer,
     pub(crate) local: Peer,
     pub(crate) replication: Replication,
+    pub(crate) fd: i32,
     pub(crate) connected: u64,
     pub(crate) params: Arc<ParamSet>,
 }
@@ -160,6 +166,7 @@ impl NewClient {
             remote: self.remote,
             local: self.local,
             replication: self.replication,
+            fd: self.fd,
             connected: self.connected,
             state: AtomicU8::new(ClientState::Idle as u8),
             requested: AtomicU64::new(self.connected),
@@ -167,6 +174,8 @@ impl NewClient {
             server: AtomicU64::new(0),
             prepared: AtomicU32::new(0),
             kept: AtomicUsize::new(0),
+            input: AtomicUsize::new(0),
+            unsent: AtomicUsize::new(0),
             params: Mutex::new(self.params),
             pin: Mutex::default(),
         }
@@ -181,6 +190,17 @@ pub(crate) struct Clients {
     pub(crate) sockets: Arc<Tally>,
     /// Sockets that have not finished their login.
     pub(crate) logging_in: AtomicUsize,
+    /// The same by number.
+    arriving: Mutex<BTreeMap<u64, Arriving>>,
+}
+
+/// What is known of a client before its login.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arriving {
+    pub(crate) remote: Peer,
+    pub(crate) local: Peer,
+    /// In microseconds of the process's clock.
+    pub(crate) since: u64,
 }
 
 impl Clients {
@@ -191,6 +211,7 @@ impl Clients {
             let dashmap::Entry::Vacant(entry) = self.by_key.entry(key) else { continue };
             let info = Arc::new(new.with_key(key));
             entry.insert(info.clone());
+            info.pool.logged_in.fetch_add(1, Relaxed);
             return info;
         }
     }
@@ -203,8 +224,31 @@ impl Clients {
         Some(info)
     }
 
+    /// A client begins its login.
+    pub(crate) fn arrives(&self, id: u64, client: Arriving) {
+        self.logging_in.fetch_add(1, Relaxed);
+        self.arriving_now().insert(id, client);
+    }
+
+    /// It has come to an end, whatever that is.
+    pub(crate) fn has_arrived(&self, id: u64) {
+        self.logging_in.fetch_sub(1, Relaxed);
+        self.arriving_now().remove(&id);
+    }
+
+    /// Clients that have not finished their login, in the order in which they connected.
+    pub(crate) fn arriving(&self) -> Vec<(u64, Arriving)> {
+        self.arriving_now().iter().map(|(id, client)| (*id, *client)).collect()
+    }
+
+    fn arriving_now(&self) -> MutexGuard<'_, BTreeMap<u64, Arriving>> {
+        self.arriving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn remove(&self, key: CancelKey) {
-        self.by_key.remove(&key);
+        if let Some((_, info)) = self.by_key.remove(&key) {
+            info.pool.logged_in.fetch_sub(1, Relaxed);
+        }
     }
 
     pub(crate) fn by_key(&self, key: CancelKey) -> Option<Arc<ClientInfo>> {

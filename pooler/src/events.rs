@@ -33,7 +33,7 @@ impl Events {
 const LINES_A_SECOND: u64 = 20;
 
 /// So much of a statement is shown, in bytes.
-const LONGEST_SHOWN: usize = 200;
+pub(crate) const LONGEST_SHOWN: usize = 200;
 
 /// Keeps an overload from filling the log.
 #[derive(Debug, Default)]

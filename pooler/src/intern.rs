@@ -38,6 +38,11 @@ impl<T: Eq + Hash> Interner<T> {
         value
     }
 
+    /// How many distinct values there are, some perhaps that nobody has any more.
+    pub(crate) fn count(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values.len()
+    }
+
     /// Gives back what nobody has any more.
     pub(crate) fn sweep(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).sweep();

@@ -17,7 +17,9 @@
 //! guarded by `cancel`, or passed on by `peers`. Everything from outside goes through `control`.
 
 mod admit;
+pub mod advice;
 mod alarms;
+pub mod blockers;
 mod buffers;
 mod cancel;
 mod client;
@@ -30,14 +32,18 @@ mod error;
 mod events;
 mod handover;
 mod intern;
+pub mod latency;
 mod lifecycle;
 mod listen;
+mod names;
 mod net;
 mod notify;
 mod params;
 mod peers;
 mod pool;
 mod prepared;
+pub mod queries;
+pub mod reload;
 mod running;
 mod salvage;
 mod secrets;
@@ -48,10 +54,12 @@ mod state;
 pub mod stats;
 mod unsent;
 mod vacate;
+pub mod waiting;
 mod worker;
 
 pub use handover::Inheritance;
 pub use lifecycle::Phase;
 pub use listen::{ListenError, Listener, bind, check_in_use};
 pub use net::Peer;
+pub use pool::Occupancy;
 pub use running::{Ended, Running, start};

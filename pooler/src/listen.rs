@@ -19,8 +19,9 @@ use tracing::{info, warn};
 
 use crate::config::{Listen, ListenAddr, UnixListen};
 use crate::handover::Inheritance;
-use crate::net::{Stream, sockopt};
+use crate::net::{Peer, Stream, sockopt};
 use crate::shared::Shared;
+use crate::snapshot::Listening;
 
 /// A connection that has been accepted but belongs to no event loop yet.
 pub(crate) enum Accepted {
@@ -128,6 +129,13 @@ impl From<Bound> for Listener {
 }
 
 impl Listener {
+    pub(crate) fn listening(&self) -> Listening {
+        match &self.socket {
+            Bound::Tcp(l) => Listening::new(l.as_raw_fd(), l.local_addr().ok().map(Peer::Tcp)),
+            Bound::Unix(l, _) => Listening::new(l.as_raw_fd(), None),
+        }
+    }
+
     /// The TCP port.
     pub fn port(&self) -> Option<u16> {
         match &self.socket {
@@ -381,8 +389,15 @@ async fn accept(shared: Arc<Shared>, listener: Arc<Listener>) {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
+    let mut suspended = shared.suspended.subscribe();
     loop {
-        match acceptor.accept(&shared).await {
+        let _ = suspended.wait_for(|suspended| !suspended).await;
+        let accepted = tokio::select! {
+            biased;
+            _ = suspended.wait_for(|suspended| *suspended) => continue,
+            accepted = acceptor.accept(&shared) => accepted,
+        };
+        match accepted {
             Ok(mut accepted) => {
                 while accepted.takes_reserve() {
                     pause(Errno::EMFILE.into()).await;

@@ -61,6 +61,7 @@ pub fn start(
     }
     let _ = shared.workers.set(handles); // set nowhere else
     let takeover = inheritance.map(|it| it.settle(&shared));
+    let _ = shared.listening.set(listeners.iter().map(Listener::listening).collect());
     Ok(Running { shared, listeners, takeover, threads })
 }
 
@@ -160,6 +161,8 @@ async fn keep_statistics(shared: Arc<Shared>, report: impl Fn(&str)) {
         let mut all = Totals::default();
         for pool in shared.registry.pools() {
             all.add(&pool.periods.end(pool.totals()));
+            pool.latency.end_period();
+            pool.saturation.end_period();
         }
         all.add(&shared.consoles.periods.end(shared.consoles.totals()));
         let line = line(&all, period.as_secs_f64());

@@ -14,16 +14,18 @@ use tokio::sync::watch;
 
 use crate::buffers::Buffers;
 use crate::clients::Clients;
-use crate::config::Config;
+use crate::config::{Config, Database};
 use crate::console::Console;
 use crate::consoles::Consoles;
 use crate::error::Refusal;
 use crate::events::Events;
 use crate::handover::Handover;
 use crate::lifecycle::Phase;
+use crate::names::Names;
 use crate::peers::Peers;
 use crate::pool::{Census, Hosts, Registry, Tally};
 use crate::secrets::Secrets;
+use crate::snapshot::Listening;
 use crate::worker::{Leaving, Order, WorkerHandle};
 
 /// One clock for the process: microseconds since it started.
@@ -69,6 +71,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) census: Arc<Census>,
     pub(crate) hosts: Hosts,
+    pub(crate) names: Names,
     pub(crate) clients: Clients,
     /// Of connections that have not come to a pool.
     pub(crate) events: Events,
@@ -84,6 +87,8 @@ pub(crate) struct Shared {
     phase_now: AtomicU8,
     /// Set once, before the first connection is accepted.
     pub(crate) workers: OnceLock<Vec<WorkerHandle>>,
+    /// Set once as well.
+    pub(crate) listening: OnceLock<Vec<Listening>>,
     worker_count: usize,
     ids: AtomicU64,
     /// Smaller ones were given out by the process before this one.
@@ -93,6 +98,8 @@ pub(crate) struct Shared {
     /// Clients that come from another process, or go to one.
     pub(crate) handover: Handover,
     paused: AtomicBool,
+    /// By `SUSPEND`: nothing is accepted and nothing read.
+    pub(crate) suspended: watch::Sender<bool>,
     /// The port that was bound, for the console; the configured one may be 0.
     pub(crate) port: AtomicUsize,
 }
@@ -109,6 +116,7 @@ impl Shared {
             registry: Registry::default(),
             census: Arc::default(),
             hosts: Hosts::default(),
+            names: Names::default(),
             clients: Clients::default(),
             events: Events::default(),
             salvaging: Arc::default(),
@@ -119,12 +127,14 @@ impl Shared {
             phase_changes: watch::Sender::new(Phase::Running),
             phase_now: AtomicU8::new(Phase::Running as u8),
             workers: OnceLock::new(),
+            listening: OnceLock::new(),
             worker_count: config.workers.get(),
             ids: AtomicU64::new(since.next_id.max(1)),
             first_id: since.next_id,
             paused: AtomicBool::new(since.paused),
             drains: AtomicBool::new(false),
             handover: Handover::default(),
+            suspended: watch::Sender::new(false),
             port: AtomicUsize::new(config.listen.port.into()),
             config: ArcSwap::from_pointee(config),
         }
@@ -173,6 +183,10 @@ impl Shared {
         self.paused.store(paused, Relaxed);
     }
 
+    pub(crate) fn is_suspended(&self) -> bool {
+        *self.suspended.borrow()
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port.load(Relaxed) as u16
     }
@@ -181,7 +195,8 @@ impl Shared {
     pub(crate) fn forget_unused_databases(&self, now: u64) {
         let limit = self.config.load().timeouts.autodb_idle.map(|d| d.as_micros() as u64);
         for db in self.registry.databases() {
-            let used = db.clients.get() > 0 || db.servers.get() > 0 || db.paused.load(Relaxed);
+            let steered = db.paused.load(Relaxed) || db.disabled.load(Relaxed);
+            let used = db.clients.get() > 0 || db.servers.get() > 0 || steered;
             if !db.auto || used {
                 db.last_used.store(now, Relaxed);
             } else if limit.is_some_and(|limit| now.saturating_sub(db.last_used.load(Relaxed)) >= limit) {
@@ -191,6 +206,37 @@ impl Shared {
                 );
                 db.pools().iter().for_each(|pool| self.registry.remove_pool(pool));
                 self.registry.remove_database(&db.name);
+            }
+        }
+    }
+
+    /// Drops pools that have had no connection for long.
+    pub(crate) fn forget_unused_pools(&self, now: u64) {
+        let Some(limit) = self.config.load().timeouts.pool_idle else { return };
+        for pool in self.registry.pools() {
+            let Some(since) = pool.unused_since(now) else { continue };
+            let idle = now.saturating_sub(since);
+            if idle >= limit.as_micros() as u64 && self.registry.forget_pool(&pool, since) {
+                tracing::info!(
+                    "cleaning up idle pool for user {} on db {} because: pool idle timeout (age={}s)",
+                    pool.user.name,
+                    pool.db.name,
+                    idle / 1_000_000
+                );
+            }
+        }
+    }
+
+    /// A database with a forced user and a minimum has its pool, and so its servers, before any client comes.
+    pub(crate) fn make_kept_pools(self: &Arc<Self>, now: u64) {
+        let config = self.config.load();
+        let min = |db: &Database| db.min_pool_size.unwrap_or(config.sizes.min);
+        for spec in config.databases.values().filter(|db| min(db) > 0) {
+            let (Some(user), Ok(db)) = (&spec.user, self.registry.database(&config, &spec.name, now)) else {
+                continue;
+            };
+            if !db.paused.load(Relaxed) && db.pools().is_empty() && self.phase() == Phase::Running {
+                self.registry.pool(self, &db, user);
             }
         }
     }

@@ -99,7 +99,7 @@ pub(crate) fn may_set(effects: Effects) -> bool {
 
 /// Settings may be others than those that are known, until the next audit.
 pub(crate) fn unsettles(effects: Effects) -> bool {
-    effects.intersects(SETS.union(Effects::LOCAL_SETTINGS).union(Effects::CALLS).union(Effects::OPAQUE))
+    effects.intersects(SETS.union(ANYTHING).union(Effects::LOCAL_SETTINGS))
 }
 
 /// What ties a client to its server.

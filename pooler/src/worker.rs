@@ -16,18 +16,22 @@ use tokio::sync::mpsc;
 
 use crate::admit;
 use crate::alarms::{Alarm, Alarms};
+use crate::blockers::{self, Question};
 use crate::cancel::{self, Cancels};
 use crate::clients::{ClientInfo, ClientState};
+use crate::control::Control;
 use crate::error::Refusal;
 use crate::events::Throttle;
 use crate::handover::{self, Arriving, ListenAhead};
 use crate::lifecycle::Phase;
 use crate::listen::Accepted;
 use crate::pool::Pool;
+use crate::queries::Fingerprints;
 use crate::server::ServerInfo;
 use crate::shared::Shared;
 use crate::state::Sampler;
 use crate::vacate::Vacating;
+use crate::waiting::Telling;
 
 /// Time between two looks at deadlines. PgBouncer's is 333 ms; limits may fire this much late.
 const TICK: Duration = Duration::from_millis(250);
@@ -36,7 +40,7 @@ const TICK: Duration = Duration::from_millis(250);
 const SWEEP: u32 = 20;
 
 /// Bytes read at once. Large enough for bulk transfers, small enough to stay in the second-level cache.
-const READ_BUFFER: usize = 64 << 10;
+pub(crate) const READ_BUFFER: usize = 64 << 10;
 
 /// What a worker is told to do.
 pub(crate) enum Order {
@@ -58,10 +62,21 @@ pub(crate) enum Order {
     Cancel(Arc<ClientInfo>, tokio::sync::oneshot::Sender<()>),
     /// End a client's connection.
     End(Arc<ClientInfo>, Refusal),
+    /// Have the clients that wait tell what they ask for.
+    TellWaiting(Telling),
+    /// Ask PostgreSQL something for the console.
+    Ask(Question),
     /// Look at the phase again.
     PhaseChanged,
     /// There is a new configuration.
     Reloaded,
+    /// The servers that this pool has had are to be closed.
+    Renewed(Arc<Pool>),
+    /// `SUSPEND`: sessions are to come to rest, those that have not yet are to be ended if there is a refusal for them.
+    /// Answered with their number.
+    Suspend(Option<Refusal>, tokio::sync::oneshot::Sender<usize>),
+    /// It is over.
+    Unsuspend,
 }
 
 /// The way to a worker from other threads.
@@ -118,10 +133,16 @@ pub(crate) struct Local {
     pub(crate) request: Cell<u64>,
     /// It waits so long that it is to be told.
     pub(crate) long_wait: Cell<bool>,
+    /// The wait was cancelled when a server had been granted already.
+    pub(crate) cancelled_late: Cell<bool>,
+    /// Its server is to be closed.
+    pub(crate) outdated: Cell<bool>,
     /// A request of the client's is being answered.
     pub(crate) busy: Cell<bool>,
     /// A request of the pooler's own stands in front of it.
     pub(crate) preparing: Cell<bool>,
+    /// It reads nothing more, as `SUSPEND` has asked.
+    pub(crate) resting: Cell<bool>,
     /// It is to leave as soon as it can.
     pub(crate) leaving: Cell<Leaving>,
     /// Its request waits until nobody is connected to a database.
@@ -138,6 +159,8 @@ pub(crate) struct Local {
     pub(crate) waited: Cell<u64>,
     /// Counts statements, so that the cancel of one that takes too long meets no other.
     pub(crate) statement: Cell<u64>,
+    /// Whom to tell what it asks for, while it waits.
+    pub(crate) tell: RefCell<Option<Telling>>,
     /// Cancel requests sent, or about to be, to the linked server.
     pub(crate) cancels: RefCell<Option<Rc<Cancels>>>,
 }
@@ -152,8 +175,11 @@ impl Local {
             server: RefCell::default(),
             request: Cell::default(),
             long_wait: Cell::default(),
+            cancelled_late: Cell::default(),
+            outdated: Cell::default(),
             busy: Cell::default(),
             preparing: Cell::default(),
+            resting: Cell::default(),
             leaving: Cell::default(),
             vacating: Cell::default(),
             unpin_at: Cell::default(),
@@ -162,6 +188,7 @@ impl Local {
             alarm: Alarm::default(),
             waited: Cell::default(),
             statement: Cell::default(),
+            tell: RefCell::default(),
             cancels: RefCell::default(),
         })
     }
@@ -190,6 +217,15 @@ impl Local {
     /// It neither has a server nor waits for one.
     fn is_idle(&self) -> bool {
         self.info.state() == ClientState::Idle
+    }
+
+    /// Has it look whether it has to part from its server.
+    fn note_outdated(&self) {
+        let old = |server: &Arc<ServerInfo>| server.generation != self.info.pool.generation();
+        if self.server.borrow().as_ref().is_some_and(old) {
+            self.outdated.set(true);
+            self.wake();
+        }
     }
 
     /// No request of the pooler's own stands in front of the client's any more.
@@ -224,17 +260,22 @@ pub(crate) struct Worker {
     /// Settings that are looked at for every message, as of the last tick.
     pub(crate) max_packet_size: Cell<u32>,
     pub(crate) refuse_simple_query: Cell<bool>,
+    /// Statements that are counted for each pool.
+    pub(crate) query_stats: Cell<usize>,
     /// In bytes.
     pub(crate) client_buffer_limit: Cell<usize>,
     ticks: Cell<u32>,
     /// Since the last tick clients were not read because too much is kept in all.
     pub(crate) pressed: Cell<bool>,
+    /// Sessions are to rest (`SUSPEND`).
+    pub(crate) suspended: Cell<bool>,
     /// In microseconds.
     pub(crate) statement_grace: Cell<u64>,
     /// Sessions that keep a server for a moment only.
     pinned: RefCell<Vec<Rc<Local>>>,
     pub(crate) alarms: Alarms,
     pub(crate) throttle: Throttle,
+    pub(crate) fingerprints: Fingerprints,
     /// Which transactions are audited although they look harmless.
     pub(crate) sampler: Sampler,
     /// When the session that runs now was woken, in microseconds of the process's clock.
@@ -275,6 +316,13 @@ impl Worker {
     }
 
     fn tick(self: &Rc<Self>) {
+        if self.suspended.get() {
+            if self.index == 0 && self.shared.consoles.len() == 0 {
+                tracing::info!("admin disappeared when suspended, doing RESUME");
+                Control::new(self.shared.clone()).unsuspend();
+            }
+            return;
+        }
         let now = self.shared.clock.micros();
         self.pinned.borrow_mut().retain(|local| {
             let at = local.unpin_at.get();
@@ -292,6 +340,8 @@ impl Worker {
         self.alarms.sweep(&self.sessions.borrow());
         if self.index == 0 {
             self.shared.forget_unused_databases(now);
+            self.shared.forget_unused_pools(now);
+            self.shared.make_kept_pools(now);
             self.shared.keep_buffer_limit();
             if self.ticks.replace((self.ticks.get() + 1) % SWEEP) == 0 {
                 self.shared.forget_unused_values();
@@ -328,11 +378,32 @@ impl Worker {
         }
     }
 
+    /// How many sessions have not come to rest; with a refusal they are ended. Those that wait for a server have nothing
+    /// under way and wait on.
+    fn stirring(&self, refusal: Option<Refusal>) -> usize {
+        let sessions = self.sessions.borrow();
+        let stirring: Vec<_> = sessions
+            .values()
+            .filter(|local| !local.resting.get() && local.info.state() != ClientState::Waiting)
+            .collect();
+        for local in &stirring {
+            match &refusal {
+                Some(refusal) => local.end(refusal.clone()),
+                None => local.wake(),
+            }
+        }
+        stirring.len()
+    }
+
     fn note_settings(&self) {
         let config = self.shared.config.load();
         self.max_packet_size.set(config.limits.max_packet_size);
         self.client_buffer_limit.set(config.limits.client_buffer());
         self.refuse_simple_query.set(config.params.refuse_simple_query);
+        self.query_stats.set(config.query_stats);
+        if config.query_stats == 0 {
+            self.shared.registry.pools().iter().for_each(|pool| pool.queries.clear(self.index));
+        }
         self.statement_grace.set(config.timeouts.statement_grace.as_micros() as u64);
     }
 
@@ -368,10 +439,30 @@ impl Worker {
                     local.end(refusal);
                 }
             }
+            Order::TellWaiting(telling) => {
+                let sessions = self.sessions.borrow();
+                for local in sessions.values().filter(|l| l.info.state() == ClientState::Waiting) {
+                    *local.tell.borrow_mut() = Some(telling.clone());
+                    local.wake();
+                }
+            }
+            Order::Ask(question) => self.spawn(blockers::ask(self.clone(), question)),
             Order::PhaseChanged => {
                 if self.shared.phase() == Phase::WaitForServers {
                     self.sessions.borrow().values().for_each(|local| local.wake());
                 }
+            }
+            Order::Suspend(refusal, answer) => {
+                self.suspended.set(self.shared.is_suspended()); // it may be over by now
+                let _ = answer.send(self.stirring(refusal));
+            }
+            Order::Unsuspend => {
+                self.suspended.set(false);
+                for local in self.sessions.borrow().values() {
+                    local.resting.set(false);
+                    local.wake();
+                }
+                self.shared.registry.pools().iter().for_each(|pool| pool.pump(self));
             }
             Order::Reloaded => {
                 self.note_settings();
@@ -380,7 +471,13 @@ impl Worker {
                 for local in sessions.values().filter(|local| local.server.borrow().is_some()) {
                     local.alarm.ring();
                     local.wake();
+                    local.note_outdated();
                 }
+            }
+            Order::Renewed(pool) => {
+                let sessions = self.sessions.borrow();
+                let clients = sessions.values().filter(|local| Arc::ptr_eq(&local.info.pool, &pool));
+                clients.for_each(|local| local.note_outdated());
             }
         }
     }
@@ -422,7 +519,10 @@ pub(crate) fn start(shared: Arc<Shared>, index: usize) -> io::Result<(WorkerHand
             client_buffer_limit: Cell::default(),
             ticks: Cell::default(),
             pressed: Cell::default(),
+            suspended: Cell::default(),
             refuse_simple_query: Cell::default(),
+            query_stats: Cell::default(),
+            fingerprints: Fingerprints::default(),
             statement_grace: Cell::default(),
             sampler: Sampler::default(),
             now: Cell::default(),

@@ -31,7 +31,7 @@ use std::ops::{BitOr, BitOrAssign};
 
 pub use assign::{Assignment, Assignments, assignments};
 pub use body::{Language, Mention, is_clean_body};
-pub use outline::outline;
+pub use outline::{fingerprint, outline};
 pub use prepared::{Use, prepared_names};
 pub use settings::{CustomSettings, custom_settings, may_name_setting};
 

@@ -1,15 +1,22 @@
 //! `SHOW`: the pooler's snapshot as tables, a file for each family of them.
 
 mod about;
+mod advice;
+mod blockers;
 mod connections;
+mod latency;
 mod pins;
 mod pools;
+mod queries;
 mod stats;
+mod waiting;
 
-use pgbouncer_compat::columns::{ITEMS, Show};
+pub(crate) use advice::advice;
+pub(crate) use blockers::blockers;
+use pgbouncer_compat::columns::Show;
 use pooler::control::Control;
 
-use crate::console::{Answer, Configuration, not_implemented};
+use crate::console::{Answer, Configuration};
 use crate::rows::Table;
 
 /// Answers `SHOW item`.
@@ -30,21 +37,23 @@ pub(crate) fn answer(item: Show, control: &Control, configuration: &dyn Configur
         Show::Prepared => pools::prepared(&mut table, control),
         Show::Databases => pools::databases(&mut table, control),
         Show::Users => pools::users(&mut table, control),
+        Show::DnsHosts => connections::dns_hosts(&mut table, control),
         Show::Peers => pools::peers(&mut table, control),
         Show::PeerPools => pools::peer_pools(&mut table, control),
+        Show::Latency => latency::latency(&mut table, control),
         Show::Lists => pools::lists(&mut table, control),
+        Show::Waiting => waiting::waiting(&mut table, control),
+        Show::Queries => queries::queries(&mut table, control),
         Show::Stats => stats::stats(&mut table, control),
         Show::StatsTotals => stats::stats_totals(&mut table, control),
         Show::StatsAverages => stats::stats_averages(&mut table, control),
         Show::Totals => stats::totals(&mut table, control),
-        Show::ActiveSockets | Show::DnsHosts | Show::DnsZones | Show::Fds | Show::Mem | Show::Sockets => {
-            return Err(not_implemented(&format!("SHOW {}", name(item))));
-        }
+        Show::Advice | Show::Blockers => {} // PostgreSQL has to be asked: the console does that itself
+        Show::Sockets => connections::sockets(&mut table, control),
+        Show::ActiveSockets => connections::active_sockets(&mut table, control),
+        Show::Fds => connections::fds(&mut table, control),
+        Show::Mem => about::memory(&mut table, control),
+        Show::DnsZones => {} // the system's resolver knows none
     }
     Ok(table.finish())
-}
-
-fn name(item: Show) -> String {
-    let known = ITEMS.iter().find(|(_, known)| *known == item);
-    known.map(|(name, _)| name.to_ascii_uppercase()).unwrap_or_default()
 }

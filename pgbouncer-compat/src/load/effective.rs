@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pooler::config::{
-    Application, Auth, AuthMethod, CheckQuery, Config, Database, Limits, Listen, ListenAddr, LogRules,
-    PeerInstance, PoolMode, PoolSizes, ServerRules, SocketOptions, StartupParams, TimeLimits, Timeouts,
-    UnixListen, User, Userlist,
+    Application, Auth, AuthMethod, CheckQuery, Config, Database, DnsRules, Http, Limits, Listen, ListenAddr,
+    LogRules, PeerInstance, PoolMode, PoolSizes, Secret, ServerRules, SocketOptions, StartupParams,
+    TimeLimits, Timeouts, UnixListen, User, Userlist,
 };
 
 use super::{LogFormat, Program, Syslog};
@@ -36,6 +36,10 @@ pub(super) fn config(
             scram_iterations: settings.count("scram_iterations"),
         },
         limits: limits(settings),
+        dns: DnsRules {
+            max_ttl: settings.time("dns_max_ttl"),
+            nxdomain_ttl: settings.time("dns_nxdomain_ttl"),
+        },
         timeouts: timeouts(settings),
         times: times(settings),
         sizes: PoolSizes {
@@ -52,6 +56,7 @@ pub(super) fn config(
             track_extra: settings.list("track_extra_parameters"),
             application_name_add_host: settings.flag("application_name_add_host"),
             refuse_simple_query: settings.flag("disable_pqexec"),
+            login_notice: settings.text_if_any("login_notify_message").map(str::to_owned),
         },
         socket: socket_options(settings),
         log: LogRules {
@@ -60,7 +65,12 @@ pub(super) fn config(
             pooler_errors: settings.flag("log_pooler_errors"),
             stats: settings.flag("log_stats"),
         },
+        http: Http {
+            listen: settings.list("http_listen"),
+            admin_token: settings.text_if_any("http_admin_token").map(Secret::new),
+        },
         stats_period: settings.time("stats_period"),
+        query_stats: settings.count("query_stats"),
         databases,
         fallback,
         users,
@@ -173,6 +183,8 @@ fn timeouts(settings: &Values) -> Timeouts {
         drain: settings.time_limit("drain_timeout"),
         drain_grace: settings.time("drain_grace"),
         autodb_idle: settings.time_limit("autodb_idle_timeout"),
+        pool_idle: settings.time_limit("pool_idle_timeout"),
+        suspend: settings.time_limit("suspend_timeout"),
     }
 }
 
@@ -202,6 +214,7 @@ fn server_rules(settings: &Values) -> ServerRules {
         round_robin: settings.flag("server_round_robin"),
         lifetime: settings.time("server_lifetime"),
         idle_timeout: settings.time_limit("server_idle_timeout"),
+        fast_close: settings.flag("server_fast_close"),
     }
 }
 

@@ -48,12 +48,18 @@ impl Session {
     /// Has the session woken when the first limit is over.
     pub(super) fn set_alarm(&mut self) {
         let Some(timing) = &self.timing else { return };
-        let (grace, heard) = (self.worker.statement_grace.get(), self.local.info.requested.load(Relaxed));
-        let first = match &self.link {
-            Some(link) => timing.running(link, grace, heard).map(|(at, _)| at).min(),
+        let first = match self.link {
+            Some(_) => self.first_limit().map(|(at, _)| at),
             None => timing.request_until(),
         };
         self.worker.alarms.set(&self.local, first.unwrap_or(0));
+    }
+
+    /// Of the limits that run while the client has a server, the one that is over first, and when.
+    fn first_limit(&self) -> Option<(u64, Over)> {
+        let (link, timing) = (self.link.as_ref()?, self.timing.as_ref()?);
+        let (grace, heard) = (self.worker.statement_grace.get(), self.local.info.requested.load(Relaxed));
+        timing.running(link, grace, heard).min_by_key(|(at, _)| *at)
     }
 
     /// The request at hand, which was not sent yet, has no time left.
@@ -73,12 +79,16 @@ impl Session {
 
     /// Counts and logs what is done to the request at the front of `input`, which waits.
     pub(super) fn report_waiting(&self, reason: &'static str) {
+        report(&self.worker, &self.local, reason, Some(self.waiting_text()));
+    }
+
+    /// What the request asks for that waits.
+    pub(super) fn waiting_text(&self) -> &[u8] {
         let mut cutter = self.cutter;
-        let text = match cutter.next(&self.input, &Whole::NONE, u32::MAX) {
+        match cutter.next(&self.input, &Whole::NONE, u32::MAX) {
             Ok(Some(Piece::Begin { tag, bytes, .. })) => self.text_in(tag, &bytes[HEADER_LEN..]),
             _ => &[],
-        };
-        report(&self.worker, &self.local, reason, Some(text));
+        }
     }
 
     /// Ends what has taken too long.
@@ -87,11 +97,9 @@ impl Session {
     /// The client is to be disconnected for it.
     pub(super) fn heed_limits(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         self.update_limits();
-        let (Some(link), Some(timing)) = (&mut self.link, &mut self.timing) else { return Ok(()) };
         let now = self.worker.now();
-        let (grace, heard) = (self.worker.statement_grace.get(), self.local.info.requested.load(Relaxed));
-        let over = timing.running(link, grace, heard).filter(|(at, _)| *at <= now);
-        let Some((_, over)) = over.min_by_key(|(at, _)| *at) else { return Ok(()) };
+        let Some((_, over)) = self.first_limit().filter(|(at, _)| *at <= now) else { return Ok(()) };
+        let (Some(link), Some(timing)) = (&mut self.link, &mut self.timing) else { return Ok(()) };
         let terminates = timing.limits.on_timeout == OnTimeout::Terminate;
         let gentle = timing.limits.on_timeout == OnTimeout::Error && link.may_expire();
         let refusal = match over {

@@ -9,16 +9,19 @@ use protocol::params::literal;
 use protocol::session::Origin;
 
 use super::notify::Native;
-use super::trail::Trail;
+use super::trail::{Returning, Trail};
 use super::{End, Session};
 use crate::clients::ClientState;
 use crate::config::PoolMode;
 use crate::net::Watch;
 use crate::params::ParamSet;
+use crate::pool::Pool;
+use crate::queries::Ended;
 use crate::salvage::{self, Running};
 use crate::server::{Server, ServerState};
 use crate::state::{self, Answer, Trust};
 use crate::unsent::Unsent;
+use crate::worker::Worker;
 
 const ENCODING: &str = "client_encoding";
 
@@ -27,6 +30,8 @@ pub(super) struct Link {
     pub(super) server: Box<Server>,
     pub(super) unsent: Unsent,
     pub(super) watch: Watch,
+    /// It is, or was once, the client's for its whole session.
+    pub(super) exclusive: bool,
     /// The client's parameters are being set, and nobody has seen a server accept them: its requests wait.
     pub(super) setting: bool,
     /// Statements that give the server the client's parameters are under way.
@@ -61,12 +66,17 @@ pub(super) struct Link {
     pub(super) xact_since: u64,
     /// When the round of requests at hand began; 0 if none is.
     pub(super) query_since: u64,
+    /// What the round at hand has come to.
+    pub(super) ended: Ended,
+    /// The statement since whose answer the open transaction is idle, by its fingerprint, and when that came; 0: none.
+    pub(super) holder: (u64, u64),
 }
 
 impl Link {
     pub(super) fn takes_requests(&self) -> bool {
         let telling = self.audit.is_some() && self.holds_back(); // the client hears of it before the next reply
         !self.setting
+            && !self.is_returning(Returning::Told)
             && !self.settling
             && !self.stalled
             && !telling
@@ -104,6 +114,11 @@ impl Link {
         can_tell && machine.requests_owed() > 0
     }
 
+    /// Settings that the client has reset have come so far on their way to those of its start-up packet.
+    pub(super) fn is_returning(&self, stage: Returning) -> bool {
+        self.trail.as_ref().is_some_and(|trail| trail.returning == stage)
+    }
+
     /// The client is not told yet what a reset has changed.
     pub(super) fn holds_back(&self) -> bool {
         self.trail.as_ref().is_some_and(|trail| trail.told.is_some())
@@ -119,6 +134,21 @@ impl Link {
     /// before it.
     pub(super) fn may_tell(&self) -> bool {
         !self.brought && !self.native.as_ref().is_some_and(|native| native.is_moving())
+    }
+
+    /// A round of requests has been answered: it counts under its last statement.
+    fn count_query(&mut self, worker: &Worker, pool: &Pool, now: u64) {
+        let ended = Ended { ran: now - self.query_since, ..std::mem::take(&mut self.ended) };
+        let most = worker.query_stats.get();
+        if most == 0 {
+            return;
+        }
+        let counted = self.server.info.take_text(|text| {
+            let fingerprint = worker.fingerprints.of(text);
+            pool.queries.record(worker.index, fingerprint, text, ended, most);
+            fingerprint
+        });
+        self.holder = (counted.unwrap_or(0), now);
     }
 
     /// The server alone. What it has not been sent will not be.
@@ -156,6 +186,7 @@ impl Session {
             server,
             unsent: Unsent::default(),
             watch: Watch::default(),
+            exclusive: self.mode() == PoolMode::Session,
             setting: false,
             bringing: false,
             audit: None,
@@ -173,6 +204,8 @@ impl Session {
             settling: false,
             xact_since: 0,
             query_since: 0,
+            ended: Ended::default(),
+            holder: (0, 0),
         };
         link.server.statements.end_batch();
         if let Some(timing) = &mut self.timing {
@@ -295,6 +328,7 @@ impl Session {
         let Some(link) = &mut self.link else { return };
         if link.query_since == 0 {
             link.query_since = now;
+            self.pool.holder_ends(self.worker.index, &mut link.holder, now);
             if let Some(timing) = &mut self.timing {
                 timing.asks(now);
                 timing.statement_begins(now);
@@ -315,8 +349,11 @@ impl Session {
     pub(super) fn requests_answered(&mut self, now: u64, idle: bool) {
         let Some(link) = &mut self.link else { return };
         let counters = &self.pool.counters[self.worker.index];
+        let times = self.pool.latency.of(self.worker.index);
         if link.query_since != 0 {
             counters.query_time.add(now - link.query_since);
+            times.running.record(now - link.query_since);
+            link.count_query(&self.worker, &self.pool, now);
             link.query_since = 0;
             if let Some(timing) = &mut self.timing {
                 timing.idles(now);
@@ -327,7 +364,9 @@ impl Session {
         }
         if link.xact_since != 0 && idle {
             counters.xact_time.add(now - link.xact_since);
+            times.transaction.record(now - link.xact_since);
             link.xact_since = 0;
+            link.holder = (0, 0);
             link.notified = false;
             if let Some(timing) = &mut self.timing {
                 timing.transaction_ends();

@@ -14,9 +14,11 @@ use super::gather::Gather;
 use super::link::Link;
 use super::notify::{Judge, Told};
 use super::timing::Over;
+use super::trail::Returning;
 use super::{End, Session};
 use crate::error::Refusal;
 use crate::prepared::plan_changed;
+use crate::queries::rows_told;
 use crate::server::Received;
 
 impl Session {
@@ -72,7 +74,8 @@ impl Session {
         };
         let expiring = self.timing.as_ref().and_then(|timing| timing.expiring);
         let mut out = Outcome::new(&worker, judge, link.notified, expiring);
-        let ended = link.server.machine.statements_ended();
+        let machine = &link.server.machine;
+        let (ended, clients) = (machine.statements_ended(), machine.clients_statements_ended());
         let mut audit = link.audit.as_mut();
         let plain = audit.is_none()
             && link.trail.is_none()
@@ -100,15 +103,18 @@ impl Session {
             bytes => self.unsent.send(cx, &mut self.stream, bytes),
         };
         link.fatal |= out.fatal;
+        link.ended.rows += out.rows;
+        link.ended.failed |= out.failed;
         link.stalled = false;
         let ended = link.server.machine.statements_ended() - ended;
+        let clients = link.server.machine.clients_statements_ended() - clients;
         if ended > 0 {
             self.local.statement.set(self.local.statement.get() + ended);
         }
         if let Some(timing) = &mut self.timing {
             let now = self.worker.now();
             if ended > 0 {
-                timing.statements_ended(ended, now);
+                timing.statements_ended(clients, now);
             }
             if out.readies > 0 {
                 timing.requests_answered(out.readies, now);
@@ -144,6 +150,7 @@ impl Session {
         if !link.server.machine.owes_nothing() {
             if self.timing.is_some() && link.query_since != 0 {
                 self.pool.counters[self.worker.index].query_time.add(now - link.query_since);
+                self.pool.latency.of(self.worker.index).running.record(now - link.query_since);
                 link.query_since = now;
             }
         } else if self.resume {
@@ -207,6 +214,9 @@ impl Session {
             return Ok(());
         }
         self.local.prepared();
+        if let Some(link) = self.link.as_mut().filter(|link| link.is_returning(Returning::Told)) {
+            link.trail().returning = Returning::No;
+        }
         if self.on_moved(answered, failed) {
             return Ok(());
         }
@@ -246,8 +256,9 @@ impl Session {
             return Ok(());
         }
         let begun = link.query_since != 0;
+        let resets = link.is_returning(Returning::Reset);
         let settling = self.awaits_cancels();
-        if self.resume {
+        if self.resume && !resets {
             // Its parameters were set. The request that the server is for comes now, if there is time for it.
             let late = idle && self.request_is_late();
             if late {
@@ -326,6 +337,11 @@ struct Outcome<'w> {
     fatal: bool,
     /// Requests of the client's that were answered in full.
     readies: usize,
+    /// Statements are counted.
+    counts: bool,
+    /// Rows that they have returned or changed.
+    rows: u64,
+    failed: bool,
     /// A transaction block was open behind one.
     block: bool,
     /// What seldom comes.
@@ -362,6 +378,9 @@ impl<'w> Outcome<'w> {
             at: 0,
             fatal: false,
             readies: 0,
+            counts: worker.query_stats.get() > 0,
+            rows: 0,
+            failed: false,
             block: false,
             news: None,
         }
@@ -387,6 +406,17 @@ impl<'w> Outcome<'w> {
         self.at = end;
         self.fatal |= piece.said.fatal;
         self.note_ready(piece);
+        self.note_end(piece);
+    }
+
+    /// What a statement has come to.
+    #[inline]
+    fn note_end(&mut self, piece: &Received<'_>) {
+        match piece.tag {
+            Some(b'C') if self.counts => self.rows += rows_told(piece.bytes),
+            Some(b'E') => self.failed = true,
+            _ => {}
+        }
     }
 
     fn note_ready(&mut self, piece: &Received<'_>) {
@@ -409,6 +439,7 @@ impl<'w> Outcome<'w> {
                 }
                 self.fatal |= piece.said.fatal;
                 self.note_ready(piece);
+                self.note_end(piece);
                 if piece.tag == Some(b'C') {
                     let news = self.news();
                     news.discarded |= piece.bytes.ends_with(b"DISCARD ALL\0");

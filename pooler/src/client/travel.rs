@@ -212,8 +212,8 @@ impl Session {
         let db = shared.registry.database(&config, &from.database, from.connected);
         let db = db.map_err(|_| "database removed")?;
         let login = shared.registry.user(&from.login);
-        let counted = [login.clients.count().0, db.clients.count().0];
         let pool = shared.registry.pool(shared, &db, &from.login);
+        let counted = [&login.clients, &db.clients, &pool.clients].map(|tally| tally.count().0);
         let params = intern(&pool, worker, &from.params, from.proven);
         let settings: BTreeMap<_, _> = from.settings.iter().cloned().collect();
         let settings = pool.settings.intern(Settings::new(settings));
@@ -226,6 +226,7 @@ impl Session {
             remote: stream.remote(),
             local: stream.local(),
             replication: Replication::Off,
+            fd: stream.fd_number(),
             connected: from.connected,
             params: params.clone(),
         };

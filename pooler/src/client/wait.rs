@@ -12,6 +12,7 @@ use super::{End, Session};
 use crate::cancel;
 use crate::clients::ClientState;
 use crate::error::Refusal;
+use crate::events::LONGEST_SHOWN;
 use crate::pool::{Crowded, Grant, Place, WaitLimit};
 use crate::server::{self, IdleServer};
 use crate::worker::Leaving;
@@ -36,8 +37,12 @@ impl Session {
             None => self.wait_in_queue(since).await,
         };
         let waited = self.worker.now() - since;
+        self.local.tell.take(); // too late
         self.local.waited.set(waited);
         self.counters().wait_time.add(waited);
+        if waited > 0 {
+            self.pool.latency.of(self.worker.index).waiting.record(waited);
+        }
         if self.link.is_none() {
             self.local.info.since.store(0, Relaxed);
             self.local.info.set_state(ClientState::Idle);
@@ -82,26 +87,33 @@ impl Session {
                 None => poll_fn(|cx| self.poll_wait(cx, &mut place)).await,
             };
             self.local.ticket.set(None);
+            let late = self.local.cancelled_late.take();
             let Some(grant) = grant? else {
                 self.report_waiting(Over::Request.setting());
                 self.refuse(Some(Over::Request.error()));
                 return Ok(());
             };
             match grant {
+                Grant::Server(server) if late => {
+                    self.pool.give_back(self.worker.index, server);
+                    return self.wait_was_cancelled();
+                }
                 Grant::Server(server) => {
                     if server.into_clean().is_some_and(|server| self.link(server)) {
                         return Ok(());
                     }
                     // It was gone before it could be used: in line again.
                 }
-                Grant::Cancelled => {
-                    self.report_waiting(cancel::REASON);
-                    self.refuse(None);
-                    return Ok(());
-                }
+                Grant::Cancelled => return self.wait_was_cancelled(),
                 Grant::Refused(refusal) => return Err(End::Refused(refusal)),
             }
         }
+    }
+
+    fn wait_was_cancelled(&mut self) -> Result<(), End> {
+        self.report_waiting(cancel::REASON);
+        self.refuse(None);
+        Ok(())
     }
 
     /// The answer, unless the client leaves or is ended first; `None`: its request has no time left. What then comes is
@@ -128,6 +140,9 @@ impl Session {
             return Poll::Ready(End::Refused(Refusal::fatal("server shutting down")));
         }
         self.local.watch(cx.waker());
+        if let Some(telling) = self.local.tell.take() {
+            let _ = telling.send((self.local.info.id, sql::outline(self.waiting_text(), LONGEST_SHOWN)));
+        }
         if self.local.long_wait.take() {
             self.unsent.add(|out| ErrorMessage::notice(QUEUED).encode_notice(out));
         }

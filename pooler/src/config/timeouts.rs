@@ -28,6 +28,10 @@ pub struct Timeouts {
     pub drain_grace: Duration,
     /// A database that came from `*` is forgotten after being unused this long.
     pub autodb_idle: Option<Duration>,
+    /// A pool is forgotten after having no connection for this long.
+    pub pool_idle: Option<Duration>,
+    /// Time for clients to come to rest after `SUSPEND`.
+    pub suspend: Option<Duration>,
 }
 
 /// How long what a client does with a server may take. `None` is no limit.

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -102,6 +102,11 @@ impl Stream {
             Stream::Unix(s) => s.peer_cred().ok().map(|c| c.uid()),
             Stream::Tcp(_) | Stream::Closed => None,
         }
+    }
+
+    /// The number of its descriptor; -1 without one.
+    pub(crate) fn fd_number(&self) -> i32 {
+        self.fd().map_or(-1, |fd| fd.as_raw_fd())
     }
 
     /// Address of this end.

@@ -17,12 +17,13 @@ mod interleave;
 mod janitor;
 mod registry;
 mod rules;
+mod saturation;
 mod shard;
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -36,15 +37,19 @@ pub(crate) use crowd::Crowded;
 pub(crate) use hosts::{Dial, Hosts};
 pub(crate) use registry::{Db, Defining, NotConfigured, Registry, User};
 pub(crate) use rules::{PoolRules, RulesCache};
+pub use saturation::Occupancy;
+pub(crate) use saturation::Saturation;
 pub(crate) use shard::{Shard, any_idle, hand_over};
 
 use crate::config::Config;
 use crate::error::Refusal;
 use crate::events::Events;
 use crate::intern::Interner;
+use crate::latency::Latency;
 use crate::net::Peer;
 use crate::params::{ParamSet, Params};
 use crate::prepared::{Moments, Texts};
+use crate::queries::Queries;
 use crate::server::{self, ConnectError, IdleServer, Server, ServerInfo, ServerState};
 use crate::shared::Shared;
 use crate::state::{Habits, PinCounts, Settings};
@@ -121,7 +126,13 @@ pub(crate) struct Pool {
     pub(crate) rules: ArcSwap<PoolRules>,
     pub(crate) shards: Box<[Shard<IdleServer, Waiter>]>,
     pub(crate) counters: Box<[Counters]>,
+    pub(crate) latency: Latency,
+    pub(crate) saturation: Saturation,
+    pub(crate) queries: Queries,
     pub(crate) open: Arc<Tally>,
+    pub(crate) clients: Arc<Tally>,
+    /// When it was last seen with a connection, in microseconds.
+    last_used: AtomicU64,
     /// Every server connection, whoever has it.
     members: Mutex<HashMap<u64, Arc<ServerInfo>>>,
     /// Servers opened under an older number are closed instead of being used again.
@@ -149,8 +160,14 @@ pub(crate) struct Pool {
     pub(crate) cancelling: Arc<Tally>,
     /// Idle servers that are being checked for a client that waits.
     checking: Arc<Tally>,
+    /// Connections to see who blocks whom.
+    pub(crate) watching: Arc<Tally>,
     /// Clients that wait, where their number is limited.
     crowd: Arc<Tally>,
+    /// Clients that have logged in.
+    pub(crate) logged_in: AtomicUsize,
+    /// Clients that wait for a server in their login.
+    pub(crate) arriving: Arc<Tally>,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -168,7 +185,12 @@ impl Pool {
             rules: ArcSwap::from_pointee(rules),
             shards: (0..workers).map(|_| Shard::default()).collect(),
             counters: (0..workers).map(|_| Counters::default()).collect(),
+            latency: Latency::new(workers),
+            saturation: Saturation::default(),
+            queries: Queries::new(workers),
             open: Arc::default(),
+            clients: Arc::default(),
+            last_used: AtomicU64::new(shared.clock.micros()),
             members: Mutex::default(),
             generation: AtomicU64::new(0),
             held: AtomicBool::new(false),
@@ -187,7 +209,10 @@ impl Pool {
             periods: Periods::default(),
             cancelling: Arc::default(),
             checking: Arc::default(),
+            watching: Arc::default(),
             crowd: Arc::default(),
+            logged_in: AtomicUsize::new(0),
+            arriving: Arc::default(),
         }
     }
 
@@ -347,7 +372,7 @@ impl Pool {
 
     /// Does what can be done for the clients that wait on this worker.
     pub(crate) fn pump(self: &Arc<Self>, worker: &Rc<Worker>) {
-        if self.held.load(Relaxed) {
+        if self.held.load(Relaxed) || worker.suspended.get() {
             return;
         }
         let home = worker.index;
@@ -544,6 +569,11 @@ impl Pool {
         (self.open.get() == 0).then(|| failure.reason.clone())
     }
 
+    /// Why the last attempt failed, and when the next one is made.
+    pub(crate) fn last_failure(&self) -> Option<(String, u64)> {
+        lock(&self.dialling).failure.as_ref().map(|failure| (failure.reason.clone(), failure.retry_at))
+    }
+
     // ---- state -----------------------------------------------------------------------------------------------
 
     pub(crate) fn generation(&self) -> u64 {
@@ -551,10 +581,11 @@ impl Pool {
     }
 
     /// Closes every server as soon as it is free, and forgets what servers said at their login.
-    pub(crate) fn renew(&self, reason: &'static str) {
+    pub(crate) fn renew(self: &Arc<Self>, reason: &'static str) {
         self.generation.fetch_add(1, Relaxed);
         self.close_idle(reason);
         self.db.hub.look();
+        (0..self.shards.len()).for_each(|worker| self.shared.order(worker, Order::Renewed(self.clone())));
     }
 
     /// All pools of the server to which this one connects.

@@ -172,6 +172,11 @@ impl<S, W> Shard<S, W> {
         (state.idle.len(), state.waiting.len())
     }
 
+    /// How many servers are idle, as of just now.
+    pub(crate) fn idle_count(&self) -> usize {
+        self.idle.load(Relaxed)
+    }
+
     /// The smallest `key` of the idle servers.
     pub(crate) fn min_idle<K: Ord>(&self, key: impl Fn(&S) -> K) -> Option<K> {
         self.lock().idle.iter().map(key).min()

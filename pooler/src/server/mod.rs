@@ -4,6 +4,7 @@ mod connect;
 mod own;
 mod travel;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -16,7 +17,7 @@ use protocol::session::{Invented, Origin, Route, ServerMachine, Violation};
 use sql::Effects;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-pub(crate) use connect::{ConnectError, connect, dial};
+pub(crate) use connect::{ConnectError, connect, dial, unreachable};
 pub(crate) use own::{OwnError, check, drain, reset, run, send};
 
 use crate::config::{Host, PoolMode};
@@ -56,6 +57,7 @@ pub(crate) struct ServerInfo {
     pub(crate) port: u16,
     pub(crate) remote: Peer,
     pub(crate) local: Peer,
+    pub(crate) fd: i32,
     /// Backend process id and cancel secret, if the server gave them.
     pub(crate) pid: u32,
     pub(crate) secret: Box<[u8]>,
@@ -75,11 +77,19 @@ pub(crate) struct ServerInfo {
     pub(crate) notifier: AtomicU32,
     params: Mutex<Arc<ParamSet>>,
     /// What it was last asked to run, or the beginning of that.
-    text: Mutex<Vec<u8>>,
+    text: Mutex<Text>,
+}
+
+/// A text, as far as it is kept.
+#[derive(Debug, Default)]
+pub(crate) struct Text {
+    bytes: Vec<u8>,
+    /// Nobody has counted it yet.
+    new: bool,
 }
 
 /// So much of a text is kept, in bytes.
-const TEXT_KEPT: usize = 512;
+const TEXT_KEPT: usize = 2 << 10;
 
 impl ServerInfo {
     pub(crate) fn state(&self) -> ServerState {
@@ -103,12 +113,27 @@ impl ServerInfo {
 
     pub(crate) fn note_text(&self, text: &[u8]) {
         let mut kept = self.text.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.clear();
-        kept.extend_from_slice(text.get(..TEXT_KEPT).unwrap_or(text));
+        kept.new = true;
+        kept.bytes.clear();
+        kept.bytes.extend_from_slice(text.get(..TEXT_KEPT).unwrap_or(text));
     }
 
     pub(crate) fn text(&self) -> Vec<u8> {
-        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.text.lock().unwrap_or_else(PoisonError::into_inner).bytes.clone()
+    }
+
+    /// Looks at the text if nobody has since it was noted.
+    pub(crate) fn take_text<T>(&self, look: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        let mut kept = self.text.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = std::mem::take(&mut kept.new) && !kept.bytes.is_empty();
+        new.then(|| look(&kept.bytes))
+    }
+
+    /// It was reached by this name at one of these addresses, whatever the port.
+    pub(crate) fn is_at(&self, name: &str, addresses: &[SocketAddr]) -> bool {
+        let Peer::Tcp(remote) = self.remote else { return false };
+        matches!(&self.host, Host::Tcp(host) if host == name)
+            && addresses.iter().any(|address| address.ip() == remote.ip())
     }
 
     /// How the log names it.

@@ -48,6 +48,7 @@ impl Server {
             local: stream.local(),
             pid: from.pid,
             secret: from.secret.clone().into(),
+            fd: stream.fd_number(),
             opened: from.opened,
             generation: FOREIGN,
             replication: false,

@@ -35,6 +35,8 @@ pub struct PoolerBuilder {
     settings: Vec<(String, String)>,
     userlist: Vec<(String, String)>,
     env: Vec<(String, String)>,
+    /// The whole file, in place of all that would stand in it.
+    file: Option<String>,
 }
 
 impl PoolerBuilder {
@@ -49,6 +51,7 @@ impl PoolerBuilder {
             settings: Vec::new(),
             userlist: Vec::new(),
             env: Vec::new(),
+            file: None,
         };
         builder
             .setting("auth_type", "trust")
@@ -78,6 +81,13 @@ impl PoolerBuilder {
     /// A line of `[databases]`: name and connection string.
     pub fn database_line(mut self, name: &str, connection: &str) -> PoolerBuilder {
         self.databases.push(format!("{name} = {connection}"));
+        self
+    }
+
+    /// This text as `pooler.ini`, with `{dir}` for the pooler's directory and `{port}` for its port. Only the user list is
+    /// written besides; the Unix socket must be in that directory.
+    pub fn file(mut self, text: &str) -> PoolerBuilder {
+        self.file = Some(text.to_owned());
         self
     }
 
@@ -188,6 +198,9 @@ impl PoolerBuilder {
 
     fn ini(&self, dir: &Path, port: u16) -> String {
         let dir = dir.display().to_string();
+        if let Some(file) = &self.file {
+            return file.replace("{dir}", &dir).replace("{port}", &port.to_string());
+        }
         let settings: String =
             self.settings.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
         let settings = settings.replace("{dir}", &dir);
