@@ -4,12 +4,11 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
 use support::frontend::*;
 use support::pooler::ADMIN;
 use support::postgres::{Postgres, USER};
 use support::wait::eventually;
-use support::wire::{Client, Target};
+use support::wire::Client;
 
 use crate::common::{pooled, pooler};
 use crate::console::{
@@ -72,6 +71,7 @@ fn reconnect_replaces_every_server_when_it_is_free() {
     let mut client = pooled.connect();
     for text in ["RECONNECT".to_owned(), format!("RECONNECT {name}")] {
         let before = client.backend_pid();
+        eventually("the server is free", SOON, || states(&mut console, "SERVERS", name) == ["idle"]);
         assert_eq!(console.query(&text).commands(), ["RECONNECT"]);
         assert_ne!(client.backend_pid(), before, "{text}: the idle server was closed");
         client.execute("begin");
@@ -80,6 +80,7 @@ fn reconnect_replaces_every_server_when_it_is_free() {
         assert_eq!(row_where(&mut console, "SERVERS", "database", name).number("close_needed"), 1);
         assert_eq!(client.backend_pid(), before, "{text}: a transaction keeps it");
         client.execute("commit");
+        console.execute("WAIT_CLOSE"); // it may still have been looked at
         assert_ne!(client.backend_pid(), before);
     }
 }
@@ -439,55 +440,6 @@ fn memory_by_kind() {
         assert!(row.number("size") > 100, "{name}");
     }
     assert!(table(&mut console, "DNS_HOSTS").is_empty() && table(&mut console, "DNS_ZONES").is_empty());
-}
-
-// ---- the end -------------------------------------------------------------------------------------------------
-
-#[test]
-fn resume_does_not_take_back_a_shutdown() {
-    let pooled = pooled("", |builder| builder);
-    let mut client = pooled.connect();
-    client.execute("begin");
-    pooled.pooler.signal(Signal::SIGINT);
-    eventually("TCP is closed", SOON, || pooled.pooler.address().connect().is_err());
-    let over_unix = Target { address: pooled.pooler.unix_address(), ..pooled.target() };
-    let mut console = Client::login(&over_unix.database("pgbouncer").user(ADMIN));
-    expect_refused(&mut console, "RESUME", "08P01", "pooler is shutting down");
-    pooled.pooler.signal(Signal::SIGUSR2);
-    pooled.pooler.wait_for_log("got SIGUSR2 while shutting down, ignoring");
-    assert_eq!(row_where(&mut console, "STATE", "key", "paused").text("value"), "yes");
-    client.execute("commit");
-    assert_eq!(pooled.pooler.wait_ended().code(), Some(0));
-}
-
-#[test]
-fn a_second_signal_ends_at_once() {
-    for (signal, waits) in [(Signal::SIGTERM, "clients"), (Signal::SIGINT, "servers")] {
-        let pooled = pooled("", |builder| builder);
-        let mut client = pooled.connect();
-        client.execute("begin");
-        pooled.pooler.signal(signal);
-        eventually("TCP is closed", SOON, || pooled.pooler.address().connect().is_err());
-        client.execute("select 1");
-        assert!(pooled.pooler.ended().is_none(), "it waits for {waits}");
-        pooled.pooler.signal(signal);
-        assert_eq!(pooled.pooler.wait_ended().code(), Some(0));
-        assert!(client.expect_closed().0.is_empty(), "nothing is said");
-    }
-}
-
-/// Who suspends and then ends the process that waits for its clients would wait for ever.
-#[test]
-fn a_shutdown_ends_a_suspension() {
-    let pooled = pooled("", |builder| builder);
-    let mut client = pooled.connect();
-    let mut console = pooled.pooler.console();
-    console.execute("SUSPEND");
-    assert_eq!(console.query("SHUTDOWN WAIT_FOR_CLIENTS").commands(), ["SHUTDOWN"]);
-    client.execute("select 1");
-    client.terminate();
-    console.terminate();
-    assert_eq!(pooled.pooler.wait_ended().code(), Some(0));
 }
 
 /// psql as administrators use it.

@@ -33,6 +33,7 @@ mod modes;
 mod moving;
 mod notify;
 mod one_by_one;
+mod operations;
 mod options;
 mod overload;
 mod parity;

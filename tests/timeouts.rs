@@ -578,3 +578,20 @@ fn until_closed(target: &Target, script: &[Vec<u8>]) -> Vec<String> {
     };
     reply.0.iter().filter(|message| matches!(message.tag, b'E' | b'Z')).map(told).collect()
 }
+
+/// What the pooler itself asks in front of a client's statements is none of them.
+#[test]
+fn only_the_clients_statements_count() {
+    let pooled = pooled("", |builder| builder.setting("statement_timeout", 2));
+    let mut client = pooled.connect();
+    let wait = [parse("", "select pg_sleep(60)", &[]), bind("", "", &[]), execute("", 0), flush()].concat();
+    for number in 0..2 {
+        client.execute(&format!("set app.x = '{number}'"));
+        client.execute("select pg_sleep(1.2); select pg_sleep(1.2)");
+        client.execute(&format!("set app.x = 'and {number}'"));
+        client.send(&wait);
+        assert_eq!(client.read_until(b'E').error_code(), "57014");
+        client.send(sync());
+        client.read_until_ready();
+    }
+}

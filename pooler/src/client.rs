@@ -359,11 +359,15 @@ impl Session {
         &self.pool.counters[self.worker.index]
     }
 
+    /// Whoever has had a server for its session keeps it so, whatever the mode is now: nobody knows what is in there.
     fn mode(&mut self) -> PoolMode {
-        match self.local.info.replication {
+        let mode = match self.local.info.replication {
             Replication::Off => self.rules.now().mode,
             _ => PoolMode::Session,
-        }
+        };
+        let Some(link) = &mut self.link else { return mode };
+        link.exclusive |= mode == PoolMode::Session;
+        if link.exclusive { PoolMode::Session } else { mode }
     }
 
     /// The server goes back as soon as the client needs it no more, unless it is the client's for its whole session.
@@ -425,7 +429,11 @@ impl Session {
                 true => Running::LetFinish,
                 false => Running::Cancel,
             };
-            let server = link.into_server();
+            let unknown = link.exclusive && self.rules.now().mode != PoolMode::Session;
+            let mut server = link.into_server();
+            if unknown {
+                server.suspect |= sql::Effects::OPAQUE; // the reset of session mode may not be the one of this
+            }
             let cancels = self.local.cancels.take();
             match end {
                 End::Unanswered => server.close("statement not cancelled in time"),

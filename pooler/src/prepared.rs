@@ -139,13 +139,13 @@ impl Exchange<'_> {
             if verb == Use::Deallocate {
                 self.server.deallocate(&name);
             }
+            if self.server.close_stray(&name) {
+                self.send(b'C', origin, |out| statement_body(out, &name)); // it may be there for a Parse that has failed
+            }
             let Some(known) = self.client.get(&name) else { continue };
             let statement = known.statement.clone();
             // An empty statement is always accepted, and enough where it is not executed.
             let text = if verb == Use::Execute { &*statement.text } else { EMPTY };
-            if self.server.close_stray(&name) {
-                self.send(b'C', origin, |out| statement_body(out, &name));
-            }
             self.make_stray(&name, text, origin);
         }
         if query && self.machine.batch_is_open() {

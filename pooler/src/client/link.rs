@@ -9,7 +9,7 @@ use protocol::params::literal;
 use protocol::session::Origin;
 
 use super::notify::Native;
-use super::trail::Trail;
+use super::trail::{Returning, Trail};
 use super::{End, Session};
 use crate::clients::ClientState;
 use crate::config::PoolMode;
@@ -30,6 +30,8 @@ pub(super) struct Link {
     pub(super) server: Box<Server>,
     pub(super) unsent: Unsent,
     pub(super) watch: Watch,
+    /// It is, or was once, the client's for its whole session.
+    pub(super) exclusive: bool,
     /// The client's parameters are being set, and nobody has seen a server accept them: its requests wait.
     pub(super) setting: bool,
     /// Statements that give the server the client's parameters are under way.
@@ -74,6 +76,7 @@ impl Link {
     pub(super) fn takes_requests(&self) -> bool {
         let telling = self.audit.is_some() && self.holds_back(); // the client hears of it before the next reply
         !self.setting
+            && !self.is_returning(Returning::Told)
             && !self.settling
             && !self.stalled
             && !telling
@@ -109,6 +112,11 @@ impl Link {
         let machine = &self.server.machine;
         let can_tell = !machine.reads_copy() && !machine.skips_until_sync() && !machine.is_lost();
         can_tell && machine.requests_owed() > 0
+    }
+
+    /// Settings that the client has reset have come so far on their way to those of its start-up packet.
+    pub(super) fn is_returning(&self, stage: Returning) -> bool {
+        self.trail.as_ref().is_some_and(|trail| trail.returning == stage)
     }
 
     /// The client is not told yet what a reset has changed.
@@ -178,6 +186,7 @@ impl Session {
             server,
             unsent: Unsent::default(),
             watch: Watch::default(),
+            exclusive: self.mode() == PoolMode::Session,
             setting: false,
             bringing: false,
             audit: None,

@@ -11,10 +11,11 @@ use protocol::message::{self, TxStatus};
 use protocol::session::{Origin, Request};
 use sql::Effects;
 
-use super::deadline::{LONGEST_COMMENT, begins_with_comment, may_assign, note_head, sent_text};
+use super::deadline::{LONGEST_COMMENT, begins_with_comment, chains, may_assign, note_head, sent_text};
 use super::gather::Gather;
 use super::kept::too_much;
 use super::state::meaning;
+use super::trail::Returning;
 use super::wait::READ_AHEAD;
 use super::{End, Session, Step};
 use crate::error::Refusal;
@@ -166,7 +167,7 @@ impl Session {
         let rules = self.rules.now();
         Follows {
             statements: if shares { rules.server.max_prepared_statements } else { 0 },
-            state: rules.preserves() && !replicates,
+            state: shares && rules.preserves() && !replicates,
             limited: rules.limited,
         }
     }
@@ -219,7 +220,8 @@ impl Session {
             return Ok(Flow::Wait(None));
         }
         if matches!(tag, b'Q' | b'P' | b'B' | b'D' | b'C' | b'E' | b'F')
-            && self.timing.as_ref().is_some_and(|timing| timing.may_cancel())
+            && (self.timing.as_ref().is_some_and(|timing| timing.may_cancel())
+                || link.is_returning(Returning::Reset))
             && link.awaits_answer()
         {
             link.stalled = true;
@@ -287,6 +289,9 @@ impl Session {
         if may_assign(text) {
             self.note_assignments(text);
         }
+        if self.timing.is_some() && chains(text) {
+            self.timing().deadlines.transaction_ends();
+        }
         if let (b'Q', Some(timing)) = (message.tag, &mut self.timing) {
             timing.expects(sql::scan(text).statements);
         }
@@ -304,6 +309,9 @@ impl Session {
                 let text = text.to_vec();
                 self.note_assignments(&text);
             }
+        }
+        if effects.contains(Effects::TRANSACTION) && self.timing.is_some() && chains(self.text_of(message)) {
+            self.timing().deadlines.transaction_ends();
         }
         if effects.contains(Effects::SEQUENCE_READ) {
             self.ask_sequences(message, out);
@@ -353,6 +361,7 @@ impl Session {
         let mut front = self.worker.front.borrow_mut();
         front.clear();
         let meaning = meaning(&self.settings, &self.params, link);
+        let may_have = link.server.suspect.intersects(by_name) || link.asks_for(Pins::PREPARED);
         let server = &mut *link.server;
         let moments = &self.pool.moments;
         let moment = if tag == b'P' { moments.of_parse(self.worker.now()) } else { moments.latest() };
@@ -361,7 +370,7 @@ impl Session {
             server: &mut server.statements,
             machine: &mut server.machine,
             meaning,
-            by_sql: server.pins.contains(Pins::PREPARED) || server.suspect.intersects(by_name),
+            by_sql: may_have || server.pins.contains(Pins::PREPARED),
             moment,
             at,
             behind: &read[at + bytes.len()..],

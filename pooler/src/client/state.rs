@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::link::Link;
 use super::request::Incoming;
+use super::trail::Returning;
 use super::{End, Session};
 use crate::error::Refusal;
 use crate::params::ParamSet;
@@ -77,7 +78,9 @@ impl Session {
         match self.what_to_ask(effects, thorough, named) {
             Some(asked) => self.ask(asked),
             None => {
-                self.tell_changes(); // a reset that needs no mending
+                // A reset that needs no mending.
+                self.tell_changes();
+                self.link.iter_mut().for_each(|link| link.trail().returning = Returning::No);
                 return false;
             }
         }
@@ -154,6 +157,9 @@ impl Session {
     pub(super) fn send_aside(&mut self, sql: &str) {
         let Some(link) = &mut self.link else { return };
         link.add_query(Origin::Aside, sql);
+        if link.is_returning(Returning::Reset) {
+            link.trail().returning = Returning::Told;
+        }
         self.local.preparing.set(true);
     }
 
@@ -290,6 +296,13 @@ impl Session {
                     max_pins_per_pool. SHOW PINS on the console tells who keeps a server connection.";
         let message = ErrorMessage::fatal(SqlState::CONFIGURATION_LIMIT_EXCEEDED, text);
         message.with_detail(detail).with_hint(hint).into()
+    }
+}
+
+impl Link {
+    /// Whether it has any of these, the server is being asked.
+    pub(super) fn asks_for(&self, pins: Pins) -> bool {
+        self.audit.is_some() && self.trail.as_ref().is_some_and(|trail| trail.asked.ties.contains(pins))
     }
 }
 

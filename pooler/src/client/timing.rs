@@ -163,7 +163,7 @@ impl Timing {
         self.pending = self.pending.saturating_add(statements);
     }
 
-    /// So many have ended; if others follow, the next begins.
+    /// So many have ended, or something of the pooler's own in front of them; if others follow, the next begins.
     pub(super) fn statements_ended(&mut self, ended: u64, now: u64) {
         self.pending = self.pending.saturating_sub(u32::try_from(ended).unwrap_or(u32::MAX));
         self.statement_begins(now);

@@ -21,6 +21,9 @@ use crate::state::{self, Defined, Lookup};
 /// This much of a statement is shown and logged, in bytes.
 const LONGEST_SHOWN: usize = 200;
 
+/// What resets settings, beside `SET ... TO DEFAULT`.
+const RESETS: Effects = Effects::RESET.union(Effects::DISCARD_ALL);
+
 /// More names than this, or longer ones (bytes), are not asked for. Whoever sends them keeps the server, because what it has set is not known.
 const MOST_CUSTOM: usize = 4096;
 const LONGEST_CUSTOM: usize = 1024;
@@ -51,9 +54,22 @@ pub(super) struct Trail {
     pub(super) lookup: Option<Lookup>,
     /// Settings may have been reset in the transaction at hand.
     pub(super) may_reset: bool,
+    /// How far they have come on their way to what the client's start-up packet says of them.
+    pub(super) returning: Returning,
     /// What the client knew of the reported parameters before it reset some: those of its start-up packet return to what
     /// that said, and so it is told only when they have.
     pub(super) told: Option<Arc<ParamSet>>,
+}
+
+/// What becomes of settings that the client resets, if its start-up packet had some.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) enum Returning {
+    #[default]
+    No,
+    /// They are being reset: a request behind that would run without what is to return.
+    Reset,
+    /// The server is being told.
+    Told,
 }
 
 impl Trail {
@@ -173,7 +189,12 @@ impl Session {
                 && !link.server.suspect.contains(Effects::TRANSACTION);
             let trail = link.trail();
             trail.named.note(if alone && effects == Effects::SETTINGS { set_name(text) } else { None });
-            trail.may_reset |= !self.beginning.is_empty();
+            if !self.beginning.is_empty() {
+                trail.may_reset = true;
+                if effects.intersects(RESETS) || contains_word(text, b"default") {
+                    trail.returning = Returning::Reset;
+                }
+            }
         }
         if effects.intersects(state::SETS.union(Effects::CALLS).union(Effects::OPAQUE)) {
             if !self.beginning.is_empty() && self.began.is_none() {

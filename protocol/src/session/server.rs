@@ -194,6 +194,8 @@ pub struct ServerMachine {
     skipped: usize,
     /// See [`statements_ended`](Self::statements_ended).
     ended: u64,
+    /// Those of them that were the pooler's own.
+    own_ended: u64,
     /// What is owed can no longer be known (streaming replication, or a request inside COPY data).
     lost: bool,
 }
@@ -209,6 +211,7 @@ impl Default for ServerMachine {
             mixed: false,
             skipped: 0,
             ended: 0,
+            own_ended: 0,
             lost: false,
         }
     }
@@ -378,6 +381,16 @@ impl ServerMachine {
         self.ended
     }
 
+    /// How many of them were the client's.
+    pub fn clients_statements_ended(&self) -> u64 {
+        self.ended - self.own_ended
+    }
+
+    fn end_statement(&mut self, origin: Origin) {
+        self.ended += 1;
+        self.own_ended += u64::from(origin != Origin::Client);
+    }
+
     /// Something in front of the batch at hand is still to be answered.
     pub fn awaits_ready(&self) -> bool {
         self.owed.iter().any(|o| o.what.ends_with_ready() || o.what == Owes::CopyEnd)
@@ -479,7 +492,7 @@ impl ServerMachine {
                 self.ready(front, tag, status)?;
             }
             b'E' => return Ok(self.error(front)),
-            _ => self.reply(front.what, tag)?,
+            _ => self.reply(front, tag)?,
         }
         Ok(front.origin.route())
     }
@@ -536,7 +549,8 @@ impl ServerMachine {
     }
 
     fn error(&mut self, front: Owed) -> Route {
-        self.ended += 1;
+        let at_fault = if front.origin == Origin::InFront { Origin::Client } else { front.origin };
+        self.end_statement(at_fault);
         let in_copy = std::mem::replace(&mut self.copy, CopyIn::No) != CopyIn::No;
         if !front.what.ends_with_ready() {
             self.skip_to_sync();
@@ -598,18 +612,18 @@ impl ServerMachine {
         self.owed.insert(start, Owed { what: Owes::Syncs { at_least: least, at_most: most }, origin });
     }
 
-    fn reply(&mut self, what: Owes, tag: u8) -> Result<(), Violation> {
-        match (what, tag) {
+    fn reply(&mut self, front: Owed, tag: u8) -> Result<(), Violation> {
+        match (front.what, tag) {
             (Owes::Parse, b'1') | (Owes::Bind, b'2') | (Owes::Close, b'3') => self.pop(),
             (Owes::Describe | Owes::NotedDescribe, b'T' | b'n') => self.pop(),
             (Owes::Describe | Owes::NotedDescribe, b't') | (Owes::FunctionCall, b'V') => {}
             (Owes::Execute, b'C' | b'I' | b's') => {
-                self.ended += 1;
+                self.end_statement(front.origin);
                 self.pop();
                 self.end_copy(0);
             }
             (Owes::Query, b'C') => {
-                self.ended += 1;
+                self.end_statement(front.origin);
                 self.end_copy(1);
             }
             (Owes::Query, b'T' | b'I') => {}
