@@ -299,14 +299,29 @@ function drawWaiting(waiting) {
     more > 0 ? `The ${rows.length} of ${waiting.all} that have waited longest.` : "Longest first.";
 }
 
+// A row for each who holds others up, those first who wait for nobody themselves: it is they who hold up all the rest.
+function byHolder(rows) {
+  const key = (row, party) => `${row.database}/${party.pid}`;
+  const waits = new Set(rows.filter((row) => row.waiting).map((row) => key(row, row.waiting)));
+  const holders = new Map();
+  for (const row of rows) {
+    const holder = holders.get(key(row, row.blocking)) ?? { row, count: 0, waits: waits.has(key(row, row.blocking)) };
+    holder.count += row.waiting ? 1 : 0;
+    if (row.waited_us > (holder.row.waited_us ?? 0)) holder.row = row;
+    holders.set(key(row, row.blocking), holder);
+  }
+  return [...holders.values()].sort((a, b) => a.waits - b.waits || b.count - a.count).slice(0, 12);
+}
+
 // In PostgreSQL somebody waits for somebody else's lock, or somebody does nothing in a transaction.
 function drawBlockers(rows) {
   const known = rows.filter((row) => row.blocking && (row.waiting || row.duration_us > LONG_IDLE_US));
-  drawTable("blockers", known.map((row) => {
+  drawTable("blockers", byHolder(known).map(({ row, count: waiters }) => {
     const by = row.blocking;
     const below = [by.address, by.client ? "no. " + by.client : "not through pgferry", "pid " + by.pid].filter(Boolean);
     const waiting = row.waiting ? [el("span", { class: "warn" }, time(row.waited_us)), " " +
-      (row.waiting.application || row.waiting.user || "pid " + row.waiting.pid)] : el("span", { class: "soft" }, "nobody yet");
+      (row.waiting.application || row.waiting.user || "pid " + row.waiting.pid) +
+      (waiters > 1 ? ` and ${waiters - 1} more` : "")] : el("span", { class: "soft" }, "nobody yet");
     return el("tr", {}, el("th", { scope: "row" }, by.application || by.user || "pid " + by.pid,
       el("div", { class: "soft" }, below.join(", "))), cell("Database", row.database), cell("Waits for it", waiting),
       cell("State", two(row.state || "–", row.duration_us === null ? "" : "for " + time(row.duration_us))),
