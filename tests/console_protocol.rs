@@ -21,10 +21,13 @@ fn extended(sql: &str) -> Vec<u8> {
 fn a_table_comes_as_in_the_simple_protocol() {
     let pooler = pooler().start();
     let mut console = pooler.console();
-    for item in ["CONFIG", "POOLS", "STATS", "STATE", "VERSION", "FDS", "USERS"] {
-        let text = format!("SHOW {item};");
-        let simple = console.query(&text);
-        console.send(extended(&text));
+    let items =
+        ["CONFIG", "POOLS", "STATS", "STATE", "VERSION", "FDS", "USERS", "ADVICE", "BLOCKERS", "WAITING"];
+    let texts = items.map(|item| format!("SHOW {item};")).into_iter().chain(["RELOAD_PLAN".to_owned()]);
+    for item in texts {
+        let text = item.as_str();
+        let simple = console.query(text);
+        console.send(extended(text));
         let reply = console.read_until_ready();
         assert_eq!(reply.tags(), format!("12{}", simple.tags()), "{item}");
         let columns = |reply: &support::wire::Reply, at: usize| reply.0[at].columns().unwrap();

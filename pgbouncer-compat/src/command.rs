@@ -10,7 +10,7 @@
 
 use std::fmt;
 
-use crate::columns::{Column, FAKE_PARAMETERS, ISOLATION, Show};
+use crate::columns::{Column, FAKE_PARAMETERS, ISOLATION, RELOAD_PLAN, Show};
 use crate::texts;
 
 /// A command of the console.
@@ -62,6 +62,7 @@ impl Command {
     pub fn columns(&self) -> Option<&'static [Column]> {
         match self {
             Command::Show(item) => Some(item.columns()).filter(|columns| !columns.is_empty()),
+            Command::ReloadPlan(_) => Some(RELOAD_PLAN),
             _ => None,
         }
     }
