@@ -79,13 +79,13 @@ async fn show(options: &DemoOptions, programs: &Programs, guard: &Guard) -> Resu
     screen::say(&way_in(programs, port, &password))?;
     let load = Load { programs, guard, clients: options.clients, port, password };
     // Signals are this module's business here, so the pooler serves without obeying any.
-    let serve = app.running.serve();
+    let serve = app.running.serve(|_| ());
     let most = options.stop_after.unwrap_or(Duration::MAX);
     tokio::select! {
         shown = screen::show_numbers(&control, &load) => Ok(shown?),
         failure = cluster.ended() => Err(failure),
         failure = load.run() => Err(failure),
-        () = serve => Ok(()), // `SHUTDOWN` on the console
+        _ = serve => Ok(()), // `SHUTDOWN` on the console
         () = tokio::time::sleep(most) => Ok(()),
     }
 }
@@ -109,9 +109,9 @@ fn build_pooler(options: &DemoOptions, dir: &Path, password: &str) -> Result<App
     let path = dir.join("pgferry.ini");
     fs::write(&path, ini)?;
     let loaded = pgbouncer_compat::load(&path)?;
-    let log = Log::open(false, loaded.program.logfile.as_deref(), 0)?;
+    let log = Log::open(false, &loaded.program, 0)?;
     log.install();
-    Ok(App::build(loaded, &path, log)?)
+    Ok(App::build(loaded, &path, log, Vec::new(), None)?)
 }
 
 fn private_file(path: &PathBuf, text: &str) -> std::io::Result<()> {

@@ -1,10 +1,13 @@
 //! The composition root: the only place where the crates meet.
 
+pub mod against;
 mod configuration;
 pub mod demo;
 pub mod logging;
+pub mod ping;
 pub mod process;
 mod signals;
+pub mod systemd;
 
 use std::fmt;
 use std::path::Path;
@@ -13,15 +16,19 @@ use std::sync::Arc;
 use admin::AdminConsole;
 use pgbouncer_compat::Loaded;
 use pooler::control::Control;
-use pooler::{ListenError, Running};
+use pooler::{Ended, Inheritance, ListenError, Listener, Running};
 
 use configuration::Source;
 use logging::Log;
+use signals::Signals;
+use systemd::Systemd;
 
 /// A pooler, ready to accept.
 pub struct App {
     running: Running,
     source: Arc<Source>,
+    console: Arc<AdminConsole>,
+    signals: Signals,
 }
 
 /// Why it could not be started.
@@ -31,6 +38,8 @@ pub enum StartError {
     Listen(ListenError),
     /// A thread could not be started.
     Thread(std::io::Error),
+    /// Signals can't be watched.
+    Signals(std::io::Error),
 }
 
 impl fmt::Display for StartError {
@@ -38,6 +47,7 @@ impl fmt::Display for StartError {
         match self {
             StartError::Listen(error) => error.fmt(f),
             StartError::Thread(error) => write!(f, "cannot start a worker: {error}"),
+            StartError::Signals(error) => write!(f, "cannot watch signals: {error}"),
         }
     }
 }
@@ -45,16 +55,28 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 impl App {
-    /// Builds everything from a configuration that was read from `path`, and binds its sockets.
+    /// Builds everything from a configuration that was read from `path`. It listens on the sockets that were passed, or, if
+    /// none were, binds those that are configured, as far as another process has not given them.
     ///
     /// # Errors
-    /// Sockets or threads are not to be had.
-    pub fn build(loaded: Loaded, path: &Path, log: Arc<Log>) -> Result<App, StartError> {
-        let listeners = pooler::bind(&loaded.config.listen).map_err(StartError::Listen)?;
-        let source = Arc::new(Source::new(path, loaded.settings, log));
+    /// Sockets, threads or signals are not to be had.
+    pub fn build(
+        loaded: Loaded,
+        path: &Path,
+        log: Arc<Log>,
+        passed: Vec<Listener>,
+        mut inheritance: Option<Inheritance>,
+    ) -> Result<App, StartError> {
+        let listeners = match passed.is_empty() {
+            true => pooler::bind(&loaded.config.listen, inheritance.as_mut()).map_err(StartError::Listen)?,
+            false => passed,
+        };
+        let source = Arc::new(Source::new(path, loaded.draft, loaded.settings, log));
         let console = Arc::new(AdminConsole::new(source.clone()));
-        let running = pooler::start(loaded.config, listeners, console).map_err(StartError::Thread)?;
-        Ok(App { running, source })
+        let running = pooler::start(loaded.config, listeners, console.clone(), inheritance)
+            .map_err(StartError::Thread)?;
+        let signals = Signals::watch().map_err(StartError::Signals)?;
+        Ok(App { running, source, console, signals })
     }
 
     /// The handle to steer it by.
@@ -63,10 +85,16 @@ impl App {
     }
 
     /// Serves until it is told to stop, by the console or by a signal.
-    pub async fn run(self) {
+    pub async fn run(self, systemd: Systemd) -> Ended {
         let control = self.running.control();
-        let signals = tokio::spawn(signals::obey(control, self.source));
-        self.running.serve().await;
+        let systemd = Arc::new(systemd);
+        systemd.ready();
+        let signals =
+            tokio::spawn(signals::obey(self.signals, control.clone(), self.source, systemd.clone()));
+        let http = tokio::spawn(admin::http::serve(control, self.console));
+        let ended = self.running.serve(move |line| systemd.status(&line.replace(" us", " µs"))).await;
+        http.abort();
         signals.abort();
+        ended
     }
 }

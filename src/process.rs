@@ -94,21 +94,35 @@ impl PidFile {
         fs::remove_file(path).map_err(|error| ProcessError::PidFile(path.to_owned(), error))
     }
 
-    /// Writes the file.
+    /// Writes the file; `replace`: in place of that of the process which this one has taken over.
     ///
     /// # Errors
     /// It can't be made, or somebody else has made it meanwhile.
-    pub fn write(path: &Path) -> Result<PidFile, ProcessError> {
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path);
-        let written = file.and_then(|mut file| writeln!(file, "{}", std::process::id()));
+    pub fn write(path: &Path, replace: bool) -> Result<PidFile, ProcessError> {
+        let own = format!("{}\n", std::process::id());
+        let written = if replace {
+            // At no moment is there none, or half of one.
+            let beside = path.with_extension(format!("{}.new", own.trim_end()));
+            create(&beside, &own).and_then(|()| fs::rename(&beside, path))
+        } else {
+            create(path, &own)
+        };
         written.map_err(|error| ProcessError::PidFile(path.to_owned(), error))?;
         Ok(PidFile(path.to_owned()))
     }
 }
 
+fn create(path: &Path, text: &str) -> io::Result<()> {
+    OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?.write_all(text.as_bytes())
+}
+
 impl Drop for PidFile {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        // It may be that of a process which has taken over.
+        let is_own = |text: String| text.trim().parse() == Ok(std::process::id());
+        if fs::read_to_string(&self.0).is_ok_and(is_own) {
+            let _ = fs::remove_file(&self.0);
+        }
     }
 }
 

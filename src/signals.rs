@@ -6,20 +6,25 @@ use admin::Configuration;
 use pooler::Phase;
 use pooler::control::Control;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{error, info};
+use tracing::info;
+
+use crate::systemd::Systemd;
 
 /// Obeys signals for as long as the process lives.
-pub(crate) async fn obey(control: Control, configuration: Arc<dyn Configuration>) {
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
-        Err(cause) => return error!("cannot watch signals: {cause}"),
-    };
+pub(crate) async fn obey(
+    mut signals: Signals,
+    control: Control,
+    configuration: Arc<dyn Configuration>,
+    systemd: Arc<Systemd>,
+) {
     loop {
         let stopping = control.phase() != Phase::Running;
         match signals.next().await {
             Asked::Reload => {
                 info!("got SIGHUP, re-reading config");
+                systemd.reloading();
                 let _ = configuration.reload(&control); // has told the log
+                systemd.ready();
             }
             Asked::Terminate if stopping => {
                 info!("got SIGTERM while shutting down, fast exit");
@@ -31,27 +36,34 @@ pub(crate) async fn obey(control: Control, configuration: Arc<dyn Configuration>
             }
             Asked::Terminate => {
                 info!("got SIGTERM, shutting down, waiting for all clients disconnect");
+                systemd.stopping();
                 control.shutdown(Phase::WaitForClients);
             }
             Asked::Interrupt => {
                 info!("got SIGINT, shutting down, waiting for all servers connections to be released");
+                systemd.stopping();
                 control.shutdown(Phase::WaitForServers);
             }
             Asked::Quit => {
                 info!("got SIGQUIT, fast exit");
                 control.shutdown(Phase::Stopped);
             }
-            Asked::Pause if control.is_paused() => info!("got SIGUSR1, but already paused/suspended"),
+            Asked::Pause if control.is_paused() || control.is_suspended() => {
+                info!("got SIGUSR1, but already paused/suspended")
+            }
             Asked::Pause => {
                 info!("got SIGUSR1, pausing all activity");
                 let control = control.clone();
                 tokio::spawn(async move { control.pause(None).await });
             }
             Asked::Resume if stopping => info!("got SIGUSR2 while shutting down, ignoring"),
-            Asked::Resume => match control.resume(None) {
-                Ok(()) => info!("got SIGUSR2, continuing from PAUSE"),
-                Err(_) => info!("got SIGUSR2, but not paused/suspended"),
-            },
+            Asked::Resume => {
+                let from = if control.is_suspended() { "SUSPEND" } else { "PAUSE" };
+                match control.resume(None) {
+                    Ok(()) => info!("got SIGUSR2, continuing from {from}"),
+                    Err(_) => info!("got SIGUSR2, but not paused/suspended"),
+                }
+            }
         }
     }
 }
@@ -65,7 +77,8 @@ enum Asked {
     Resume,
 }
 
-struct Signals {
+/// A watch on all of them: from its making on none ends the process.
+pub(crate) struct Signals {
     hup: Signal,
     term: Signal,
     int: Signal,
@@ -75,7 +88,7 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Signals> {
+    pub(crate) fn watch() -> std::io::Result<Signals> {
         Ok(Signals {
             hup: signal(SignalKind::hangup())?,
             term: signal(SignalKind::terminate())?,

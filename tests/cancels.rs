@@ -116,6 +116,54 @@ fn a_waiting_query() {
     assert_eq!(client.scalar("select count(*) from t"), "0");
 }
 
+/// A cancel that comes when the client's server is on its way already: it waits no more, and its query has not begun. The
+/// cancel meets that query all the same.
+#[test]
+fn a_cancel_as_the_server_comes() {
+    let pooled = pooled("", |builder| builder.setting("workers", 2));
+    let (mut holder, mut client) = (pooled.connect(), pooled.connect());
+    let mut random = Random::new(1);
+    for round in 0..size("CANCELS", 2000) / 4 {
+        holder.execute("begin");
+        client.send(query("select pg_sleep(60)"));
+        eventually("it waits", SOON, || waiting_and_active(&pooled.pooler).0 == 1);
+        let mut canceller = Client::open(client.address());
+        let pause = Duration::from_micros(random.below(600));
+        holder.send(query("commit"));
+        let begin = Instant::now();
+        while begin.elapsed() < pause {
+            std::hint::spin_loop();
+        }
+        canceller.send(cancel_request(&key(&client)));
+        let reply = client.read_until_ready();
+        assert_eq!(reply.error_code(), CANCELED, "round {round}, {pause:?}: {reply:?}");
+        holder.read_until_ready();
+    }
+}
+
+/// A cancel request that does nothing because the server has the query and has not begun it is made again.
+#[test]
+fn a_cancel_that_is_early() {
+    let postgres = support::postgres::Postgres::shared();
+    let database = postgres.database("early");
+    let cancels = AtomicUsize::new(0);
+    let tap = Tap::with_rules(postgres.address(), move |opening| match opening.is_cancel {
+        // Half a request does nothing.
+        true if cancels.fetch_add(1, Relaxed) == 0 => Rule { cut_to_server: Some(8), ..Rule::default() },
+        _ => Rule::default(),
+    });
+    let line = format!("host=127.0.0.1 port={}", tap.port());
+    let pooler = pooler().setting("default_pool_size", 1).database_line(database.name(), &line).start();
+    let mut client = pooler.connect(database.name());
+    let pid = client.backend_pid();
+    client.send(query("select pg_sleep(60)"));
+    eventually("it runs", SOON, || waiting_and_active(&pooler).1 == 1);
+    client.cancel();
+    assert_canceled(&client.read_until_ready(), b'I');
+    assert_eq!(client.backend_pid(), pid, "the server is kept");
+    assert_eq!(tap.links().iter().filter(|link| link.opening.is_cancel).count(), 2);
+}
+
 /// Nothing is cancelled, and whoever asks learns nothing: the connection is closed without a word (bug 54).
 #[test]
 fn requests_that_mean_nobody() {
@@ -205,7 +253,7 @@ fn a_cancel_that_is_late() {
     let postgres = support::postgres::Postgres::shared();
     let database = postgres.database("late");
     let tap = Tap::with_rules(postgres.address(), |opening| match opening.is_cancel {
-        true => Rule { delay_to_server: MOMENT, ..Rule::default() },
+        true => Rule { delay_to_server: Duration::from_millis(200), ..Rule::default() },
         false => Rule::default(),
     });
     let pooler = pooler()
@@ -214,9 +262,13 @@ fn a_cancel_that_is_late() {
         .start();
     let (mut first, mut second) = (pooler.connect(database.name()), pooler.connect(database.name()));
     let pid = second.backend_pid();
-    for round in 0..10 {
-        first.send(query("select pg_sleep(0.02)"));
-        eventually("it runs", SOON, || waiting_and_active(&pooler).1 == 1);
+    for round in 0..6 {
+        let text = "select pg_sleep(0.1)";
+        first.send(query(text));
+        // It may have ended again when somebody looks.
+        eventually("it has begun", SOON, || {
+            database.backends("app").iter().any(|backend| backend.query == text)
+        });
         second.send(query("select pg_backend_pid(), pg_sleep(0.1)"));
         first.cancel();
         let mine = first.read_until_ready();

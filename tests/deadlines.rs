@@ -44,6 +44,25 @@ fn within(limit: &'static str) -> impl FnOnce(PoolerBuilder) -> PoolerBuilder {
     move |builder| builder.setting("request_timeout", limit)
 }
 
+/// What is local to a transaction is not the next one's, which `COMMIT AND CHAIN` begins at once.
+#[test]
+fn a_local_deadline_ends_with_its_transaction() {
+    for state in ["preserve", "discard"] {
+        let pooled = pooled("", |builder| builder.setting("session_state", state));
+        let mut client = pooled.connect();
+        for (end, status) in [("commit and chain", b'T'), ("rollback", b'I'), ("rollback and chain", b'T')] {
+            client.query("begin");
+            client.execute("set local pgferry.deadline = '300ms'");
+            assert_canceled(&client.query(SLOW));
+            client.execute("rollback; begin");
+            client.execute("set local pgferry.deadline = '300ms'");
+            assert_eq!(client.query(end).status(), Some(status));
+            client.execute("select pg_sleep(0.6)");
+            client.query("rollback");
+        }
+    }
+}
+
 /// A request that waits too long is refused and never sent; the client goes on as after any error.
 #[test]
 fn a_request_that_waits_too_long_is_not_sent() {

@@ -20,7 +20,7 @@ const VIOLATION: &str = "08P01";
 const SOON: Duration = Duration::from_secs(10);
 
 /// A user of PostgreSQL's and its secret as the server stores it.
-fn stored_secret(postgres: &Postgres, user: &str) -> String {
+pub(crate) fn stored_secret(postgres: &Postgres, user: &str) -> String {
     let reply = postgres.sql(&format!("select rolpassword from pg_authid where rolname = '{user}'"));
     reply.rows()[0][0].clone().expect("a password")
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "what a test has measured is shown with --nocapture")]
 
+mod as_pgbouncer;
 mod bulk;
 mod calls;
 mod cancel_races;
@@ -11,6 +12,8 @@ mod cancels;
 mod chaos;
 mod common;
 mod console;
+mod console_commands;
+mod console_protocol;
 mod copy;
 mod dead_peers;
 mod deadlines;
@@ -19,6 +22,7 @@ mod demo;
 mod events;
 mod extended;
 mod hostile;
+mod http;
 mod kept_servers;
 mod leaks;
 mod leaving;
@@ -26,15 +30,24 @@ mod limits;
 mod logins;
 mod memory;
 mod modes;
+mod moving;
 mod notify;
 mod one_by_one;
+mod operations;
+mod options;
 mod overload;
+mod parity;
 mod peers;
+mod ping;
 mod pins;
 mod pipelines;
 mod prepared;
 #[allow(dead_code)]
 mod probe;
+mod process;
+mod reloads;
+mod replication;
+mod restart;
 mod settings_follow;
 mod simple;
 mod state;

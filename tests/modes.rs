@@ -50,6 +50,31 @@ fn session_mode_keeps_the_server_until_the_client_leaves() {
     assert_eq!(second.query("select * from mine").error_code(), "42P01");
 }
 
+/// Nobody knows what a client has made of a server that was its own: a reload does not give it to others with that.
+#[test]
+fn a_server_of_session_mode_stays_so() {
+    let mut pooled = in_mode("session", "");
+    let mut first = pooled.connect();
+    let prepared = [parse("s", "select 'prepared'", &[]), sync()];
+    first.send(prepared.concat());
+    assert_eq!(first.read_until_ready().tags(), "1Z");
+    first.execute("set work_mem = '7MB'; create temp table mine (id int); select pg_advisory_lock(1)");
+    pooled.pooler.reload(|builder| builder.setting("pool_mode", "transaction"));
+    let mut second = pooled.connect();
+    second.send(query("show work_mem"));
+    second.expect_silence(MOMENT);
+    assert_eq!(first.scalar("select count(*) from mine"), "0");
+    first.send([bind("", "s", &[]), execute("", 0), sync()].concat());
+    assert_eq!(first.read_until_ready().tags(), "2DCZ");
+    assert_eq!(first.scalar("show work_mem"), "7MB");
+    first.terminate();
+    assert_eq!(second.read_until_ready().rows(), [[Some("4MB".to_string())]]);
+    assert_eq!(second.query("select * from mine").error_code(), "42P01");
+    assert_eq!(second.scalar("select count(*) from pg_prepared_statements"), "0");
+    assert_eq!(second.scalar("select count(*) from pg_locks where locktype = 'advisory'"), "0");
+    assert_eq!(pooled.connect().backend_pid(), second.backend_pid(), "it is shared now");
+}
+
 /// A login needs no server of its own: the one that told the pooler its parameters is enough.
 #[test]
 fn session_mode_links_at_the_first_query() {

@@ -541,6 +541,32 @@ fn sql_deallocates_and_executes_what_the_protocol_made() {
     check(TABLE, &script.query("deallocate c").query("deallocate c"));
 }
 
+/// What SQL has prepared is found by a Parse that comes before the pooler knows of it.
+#[test]
+fn sql_has_just_prepared_it() {
+    let mut script = Script::new();
+    for number in 0..5 {
+        let name = format!("a{number}");
+        script = script.query(&format!("prepare {name} as select 1"));
+        script = script.send([parse(&name, "select 2", &[]), call(&name, &[]), sync()]).ready(1);
+        script = script.query(&format!("execute {name}"));
+    }
+    check("", &script);
+}
+
+/// Whether SQL has prepared one of that name, the server is asked by a statement of the pooler's own. If the client's then
+/// fails, SQL must not find that one.
+#[test]
+fn sql_does_not_find_what_failed() {
+    let mut script = Script::new().query("begin").query("deallocate all").query("savepoint s");
+    for ask in ["execute a", "deallocate a"] {
+        script = script.send([parse("a", "select nothing from nowhere", &[]), sync()]).ready(1);
+        script = script.query("rollback to s").query(ask).query("rollback to s");
+        script = script.send([parse("", ask, &[]), call("", &[]), sync()]).ready(1).query("rollback to s");
+    }
+    check("", &script.query("rollback"));
+}
+
 /// Row 47: names that SQL has prepared are each client's own, and one namespace with those of the protocol.
 #[test]
 fn sql_prepares_beside_the_protocol() {

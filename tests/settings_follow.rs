@@ -395,6 +395,23 @@ fn one_text_under_two_search_paths() {
     check(setup, &script.query("commit").send(run()).ready(1));
 }
 
+/// The text of a statement is read under the settings of the moment, and who has others must not get what became of it: not
+/// when it was parsed while the pooler asked for the settings, nor by a client that keeps its server.
+#[test]
+fn one_text_under_two_date_styles() {
+    let run = |date: &str| {
+        let text = format!("select date '{date}' - date '2020-01-01'");
+        [parse("s", &text, &[]), bind("", "s", &[]), execute("", 0), close_statement("s"), sync()]
+    };
+    let script = Script::new().query("set datestyle = 'SQL, DMY'").send(run("1/2/2020")).ready(1);
+    let script = script.on(1).query("begin").send(run("1/2/2020")).ready(1).query("commit");
+    let script = script.on(0).query("select pg_advisory_lock(1)").query("set datestyle = 'SQL, MDY'");
+    let script =
+        script.query("select 1").send(run("3/4/2020")).ready(1).query("select pg_advisory_unlock(1)");
+    let script = script.on(2).query("set datestyle = 'SQL, DMY'").query("begin").send(run("3/4/2020"));
+    check("", &script.ready(1).query("commit"));
+}
+
 /// A client that dies when its settings are put on a server, or are asked for, leaves none. The server is far away.
 #[test]
 fn who_dies_while_settings_move_leaves_none() {

@@ -174,6 +174,30 @@ fn sessions_begin_as_their_clients_say() {
     ways.oracle.check(&everyone_looks(script, 2));
 }
 
+/// What is sent right behind a reset, in the same write even, finds the settings of the start-up packet: Npgsql puts its
+/// `DISCARD ALL`, or the `RESET ALL` among others, in front of the first query of whoever gets the connection next.
+#[test]
+fn nothing_runs_between_a_reset_and_its_return() {
+    let params = [("search_path", "start, public"), ("options", "-c work_mem=5MB")];
+    let asks = "select v, current_setting('work_mem') from t";
+    let run =
+        || [parse("", asks, &[]), describe_statement(""), bind("", "", &[]), execute("", 0), sync()].concat();
+    let mut script = Script::new();
+    for reset in ["discard all", "set session authorization default; reset all; close all; discard temp"] {
+        script = script.query("set search_path = public").send([query(reset), run()]).ready(2);
+        script = script.on(1).query(SEES).on(0).send([query(reset), query(asks), run()]).ready(3);
+    }
+    let reset = |sql: &str| [parse("", sql, &[]), bind("", "", &[]), execute("", 0), sync()].concat();
+    let script = script.send([reset("set work_mem to default"), run(), query(asks)]).ready(3);
+    let script =
+        script.send([query("begin"), query("reset search_path"), run(), query("commit"), run()]).ready(5);
+    let script =
+        script.query("begin").send([query("select 1/0"), query("reset all"), run(), query("rollback")]);
+    let script = script.ready(4).send([query("reset all"), query("select 1/0"), run()]).ready(3);
+    let setup = "create schema start; create table start.t as select 'start' v; create table public.t as select 'public' v";
+    ways_with(setup, &params).oracle.check(&script.send([query("reset all"), terminate()]).closed());
+}
+
 /// What a reset reports comes in front of its end, where the start-up packet says nothing else.
 #[test]
 fn resets_are_reported_in_their_turn() {

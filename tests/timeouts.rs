@@ -1,6 +1,7 @@
 //! Limits in time. A statement that takes too long ends as by PostgreSQL's own `statement_timeout`; what takes a server for
 //! too long in other ways ends as with PgBouncer.
 
+use std::io::ErrorKind;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -236,6 +237,20 @@ fn a_server_that_does_not_end_the_statement() {
     assert_eq!(server.cancels().len(), 1);
     assert_eq!(pooler.connect("app").scalar("anything"), "served");
     eventually("the first connection is closed", SOON, || server.open_connections() == 1);
+    // Nor is it given more time by a client that goes on sending.
+    let mut client = pooler.connect("app");
+    let begin = Instant::now();
+    client.send(query("stuck"));
+    client.peer().stream().set_read_timeout(Duration::from_millis(100)).expect("set the timeout");
+    let told = loop {
+        match client.try_read() {
+            Ok(message) => break message,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}"),
+        }
+        assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
+        client.send(flush());
+    };
+    assert_eq!(told.tag, b'E', "{told:?}");
 }
 
 #[test]
@@ -562,4 +577,21 @@ fn until_closed(target: &Target, script: &[Vec<u8>]) -> Vec<String> {
         None => format!("{message:?}"),
     };
     reply.0.iter().filter(|message| matches!(message.tag, b'E' | b'Z')).map(told).collect()
+}
+
+/// What the pooler itself asks in front of a client's statements is none of them.
+#[test]
+fn only_the_clients_statements_count() {
+    let pooled = pooled("", |builder| builder.setting("statement_timeout", 2));
+    let mut client = pooled.connect();
+    let wait = [parse("", "select pg_sleep(60)", &[]), bind("", "", &[]), execute("", 0), flush()].concat();
+    for number in 0..2 {
+        client.execute(&format!("set app.x = '{number}'"));
+        client.execute("select pg_sleep(1.2); select pg_sleep(1.2)");
+        client.execute(&format!("set app.x = 'and {number}'"));
+        client.send(&wait);
+        assert_eq!(client.read_until(b'E').error_code(), "57014");
+        client.send(sync());
+        client.read_until_ready();
+    }
 }

@@ -1,19 +1,23 @@
 use std::borrow::Cow;
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use pgbouncer_compat::NotSet;
 use pgbouncer_compat::columns::Show;
 use pgbouncer_compat::command::{self, Command};
 use pgbouncer_compat::settings::Values;
-use pooler::console::{Console, Rights};
+use pooler::console::{Console, Conversing, Rights};
 use pooler::control::Control;
+use pooler::reload::Plan;
 use protocol::error_fields::ErrorMessage;
 use protocol::message;
 use protocol::sqlstate::SqlState;
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
+use crate::conversation::Conversation;
 use crate::{operate, show};
 
 /// Where the settings come from.
@@ -21,8 +25,20 @@ pub trait Configuration: Send + Sync {
     /// Reads the files again and puts them into effect. With a fault in them nothing changes.
     ///
     /// # Errors
-    /// For the log: the console's client is referred to it.
+    /// Every fault, for the client; the log has been told.
     fn reload(&self, control: &Control) -> Result<(), String>;
+
+    /// What a reload of this file would change; without one, of the file that is read next.
+    ///
+    /// # Errors
+    /// Every fault of the files.
+    fn plan(&self, control: &Control, file: Option<&Path>) -> Result<Plan, String>;
+
+    /// Changes a setting until the next reload. It takes effect at once, or keeps its value.
+    ///
+    /// # Errors
+    /// There is no such setting, this is none of its values, or it takes a restart.
+    fn set(&self, control: &Control, key: &str, value: &str) -> Result<(), NotSet>;
 
     /// The settings in effect.
     fn settings(&self) -> Values;
@@ -42,11 +58,25 @@ impl AdminConsole {
         AdminConsole { configuration }
     }
 
-    async fn answer(&self, control: &Control, text: &str, rights: Rights) -> Answer {
+    pub(crate) async fn answer(&self, control: &Control, text: &str, rights: Rights) -> Answer {
+        self.run(control, self.permitted(text, rights)?).await
+    }
+
+    /// Reads a command that whoever has these rights may give.
+    pub(crate) fn permitted(&self, text: &str, rights: Rights) -> Result<Command, ErrorMessage> {
         let command = command::parse(text).map_err(|error| refused(error.to_string()))?;
-        if rights == Rights::Stats && changes_something(&command) {
-            return Err(refused("admin access needed"));
+        self.check_rights(&command, rights).map(|()| command)
+    }
+
+    pub(crate) fn check_rights(&self, command: &Command, rights: Rights) -> Result<(), ErrorMessage> {
+        match rights == Rights::Stats && changes_something(command) {
+            true => Err(refused("admin access needed")),
+            false => Ok(()),
         }
+    }
+
+    /// Carries out a command.
+    pub(crate) async fn run(&self, control: &Control, command: Command) -> Answer {
         match command {
             Command::Show(Show::Advice) => show::advice(control).await,
             Command::Show(Show::Blockers) => show::blockers(control).await,
@@ -57,20 +87,32 @@ impl AdminConsole {
                 answer.unwrap_or_else(|error| Err(refused(error.to_string())))
             }
             Command::SetIgnored => Ok(set_ignored()),
+            Command::Transaction(tag) => Ok(operate::done(tag)),
             Command::Pause(database) => operate::pause(control, database).await,
             Command::Resume(database) => operate::resume(control, database),
             Command::Kill(database) => operate::kill(control, database),
             Command::Reload => operate::reload(control, &*self.configuration),
+            Command::ReloadPlan(file) => operate::reload_plan(control, &*self.configuration, file),
             Command::Shutdown(mode) => operate::shutdown(control, mode).await,
-            Command::Set { .. } => Err(not_implemented("SET of a setting")),
-            Command::Disable(_) => Err(not_implemented("DISABLE")),
-            Command::Enable(_) => Err(not_implemented("ENABLE")),
-            Command::Reconnect(_) => Err(not_implemented("RECONNECT")),
-            Command::KillClient(_) => Err(not_implemented("KILL_CLIENT")),
+            Command::Set { key, value } => operate::set(control, &*self.configuration, &key, &value),
+            Command::Disable(database) => operate::disable(control, database),
+            Command::Enable(database) => operate::enable(control, database),
+            Command::Reconnect(database) => operate::reconnect(control, database),
+            Command::KillClient(id) => operate::kill_client(control, id),
+            Command::Suspend => operate::suspend(control).await,
+            Command::WaitClose(database) => operate::wait_close(control, database).await,
             Command::Cancel(client) => operate::cancel(control, client).await,
-            Command::Suspend => Err(not_implemented("SUSPEND")),
-            Command::WaitClose(_) => Err(not_implemented("WAIT_CLOSE")),
         }
+    }
+
+    /// An error for the client, which the log is told as well.
+    pub(crate) fn encode(&self, control: &Control, error: &ErrorMessage) -> Vec<u8> {
+        if control.config().log.pooler_errors {
+            warn!("pooler error: {}", error.message);
+        }
+        let mut out = Vec::new();
+        error.encode_error(&mut out);
+        out
     }
 }
 
@@ -82,15 +124,13 @@ impl Console for AdminConsole {
         rights: Rights,
     ) -> Pin<Box<dyn Future<Output = Vec<u8>> + 'a>> {
         Box::pin(async move {
-            self.answer(control, command, rights).await.unwrap_or_else(|error| {
-                if control.config().log.pooler_errors {
-                    warn!("pooler error: {}", error.message);
-                }
-                let mut out = Vec::new();
-                error.encode_error(&mut out);
-                out
-            })
+            let answer = self.answer(control, command, rights).await;
+            answer.unwrap_or_else(|error| self.encode(control, &error))
         })
+    }
+
+    fn converse<'a>(&'a self, control: &'a Control, rights: Rights) -> Box<dyn Conversing + 'a> {
+        Box::new(Conversation::new(self, control, rights))
     }
 
     fn version(&self) -> String {
@@ -105,7 +145,7 @@ const SERVER_VERSION: &str = "1.25.2/bouncer";
 fn changes_something(command: &Command) -> bool {
     match command {
         Command::Show(item) => *item == Show::Fds,
-        Command::SetIgnored => false,
+        Command::SetIgnored | Command::Transaction(_) => false,
         _ => true,
     }
 }
@@ -122,11 +162,5 @@ pub(crate) fn refused(text: impl Into<Cow<'static, str>>) -> ErrorMessage {
     ErrorMessage::error(SqlState::PROTOCOL_VIOLATION, text)
 }
 
-/// PgBouncer has it, this version does not.
-pub(crate) fn not_implemented(what: &str) -> ErrorMessage {
-    let text = format!("{what} is not implemented in this version");
-    ErrorMessage::error(SqlState::FEATURE_NOT_SUPPORTED, text)
-}
-
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

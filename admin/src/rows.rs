@@ -20,10 +20,7 @@ impl Table {
     /// An empty table with these columns.
     pub(crate) fn new(columns: &[Column]) -> Table {
         let mut out = Vec::new();
-        put(&mut out, b'T', |body| {
-            put_count(body, columns.len());
-            columns.iter().for_each(|column| put_column(body, column));
-        });
+        put_description(&mut out, columns, &[]);
         Table { width: columns.len(), out }
     }
 
@@ -86,8 +83,18 @@ macro_rules! from_numbers {
 
 from_numbers!(u16 u32 u64 usize);
 
-/// Of no table, without a type modifier, as text.
-fn put_column(body: &mut Vec<u8>, column: &Column) {
+/// RowDescription. A column without a format is text.
+pub(crate) fn put_description(out: &mut Vec<u8>, columns: &[Column], formats: &[i16]) {
+    put(out, b'T', |body| {
+        put_count(body, columns.len());
+        for (i, column) in columns.iter().enumerate() {
+            put_column(body, column, formats.get(i).copied().unwrap_or(0));
+        }
+    });
+}
+
+/// Of no table, without a type modifier.
+fn put_column(body: &mut Vec<u8>, column: &Column, format: i16) {
     body.extend(column.name.as_bytes());
     body.push(0);
     body.extend(0i32.to_be_bytes()); // table
@@ -95,7 +102,7 @@ fn put_column(body: &mut Vec<u8>, column: &Column) {
     body.extend(column.kind.oid().to_be_bytes());
     body.extend(column.kind.size().to_be_bytes());
     body.extend((-1i32).to_be_bytes()); // type modifier
-    body.extend(0i16.to_be_bytes()); // format
+    body.extend(format.to_be_bytes());
 }
 
 fn put_cell(body: &mut Vec<u8>, cell: &Cell<'_>) {

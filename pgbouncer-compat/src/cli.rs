@@ -17,6 +17,13 @@ pub enum Command {
     Check {
         /// The file.
         config: PathBuf,
+        /// The Unix socket of a running pgferry, or its directory: what would a reload of the file change there?
+        against: Option<PathBuf>,
+    },
+    /// `pgferry ping ADDRESS`: does a pooler answer there?
+    Ping {
+        /// `HOST:PORT`, or the path of a Unix socket.
+        address: String,
     },
     /// `pgferry demo [options]`: a throw-away PostgreSQL with the pooler in front.
     Demo(DemoOptions),
@@ -85,7 +92,10 @@ pub fn parse(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Res
         return Ok(Command::Version);
     }
     match matches.subcommand() {
-        Some(("check", check)) => Ok(Command::Check { config: config(check)? }),
+        Some(("ping", ping)) => Ok(Command::Ping { address: address(ping)? }),
+        Some(("check", check)) => {
+            Ok(Command::Check { config: config(check)?, against: check.get_one("against").cloned() })
+        }
         Some((_, demo)) => Ok(Command::Demo(demo_options(demo))),
         None => Ok(Command::Run(run_options(&matches)?)),
     }
@@ -116,6 +126,11 @@ fn config(matches: &ArgMatches) -> Result<PathBuf, UsageError> {
     matches.get_one("config").cloned().ok_or_else(missing)
 }
 
+fn address(matches: &ArgMatches) -> Result<String, UsageError> {
+    let missing = || UsageError { message: "no address specified".into() };
+    matches.get_one("address").cloned().ok_or_else(missing)
+}
+
 /// One line of what clap has to say.
 fn message(error: &clap::Error) -> String {
     let argument = match error.get(ContextKind::InvalidArg) {
@@ -137,13 +152,14 @@ fn message(error: &clap::Error) -> String {
 
 const DEMO_CLIENTS: u32 = 20;
 
-fn grammar() -> Clap {
+/// The whole of it, for reading and for what is rendered from it.
+pub(crate) fn grammar() -> Clap {
     Clap::new("pgferry")
         .about("A PostgreSQL connection pooler that takes PgBouncer's place")
         .override_usage(
-            "pgferry [OPTION]... CONFIG_FILE\n       pgferry check CONFIG_FILE\n       pgferry demo [OPTION]...",
+            "pgferry [OPTION]... CONFIG_FILE\n       pgferry check [--against SOCKET] CONFIG_FILE\n       pgferry ping ADDRESS\n       pgferry demo [OPTION]...",
         )
-        .after_help("A configuration file named check or demo is given as ./check or ./demo.")
+        .after_help("A configuration file named check, ping or demo is given as ./check, ./ping or ./demo.")
         .disable_version_flag(true)
         .disable_help_subcommand(true)
         .args_conflicts_with_subcommands(true)
@@ -160,8 +176,18 @@ fn grammar() -> Clap {
         .arg(flag("reboot", 'R', "Take over from the running process"))
         .arg(flag("version", 'V', "Show the version, then exit"))
         .subcommand(
-            Clap::new("check").about("Say what is wrong with a configuration file").arg(config_arg().required(true)),
+            Clap::new("check")
+                .about("Say what is wrong with a configuration file")
+                .arg(config_arg().required(true))
+                .arg(
+                    Arg::new("against")
+                        .long("against")
+                        .value_name("SOCKET")
+                        .value_parser(value_parser!(PathBuf))
+                        .help("Unix socket of a running pgferry, or its directory: what would a reload change?"),
+                ),
         )
+        .subcommand(Clap::new("ping").about("Ask whether a pooler answers").arg(address_arg()))
         .subcommand(demo_grammar())
 }
 
@@ -196,6 +222,10 @@ fn config_arg() -> Arg {
         .value_name("CONFIG_FILE")
         .value_parser(value_parser!(PathBuf))
         .help("Configuration file")
+}
+
+fn address_arg() -> Arg {
+    Arg::new("address").value_name("ADDRESS").help("HOST:PORT, or the path of a Unix socket")
 }
 
 /// A flag that may be repeated, as PgBouncer's may.
@@ -238,7 +268,13 @@ mod tests {
             ("-q check", Command::Run(RunOptions { quiet: true, ..run("check") })),
             ("./check", Command::Run(run("./check"))),
             ("./demo", Command::Run(run("./demo"))),
-            ("check a.ini", Command::Check { config: "a.ini".into() }),
+            ("ping localhost:6432", Command::Ping { address: "localhost:6432".into() }),
+            ("./ping", Command::Run(run("./ping"))),
+            ("check a.ini", Command::Check { config: "a.ini".into(), against: None }),
+            (
+                "check --against /run/s a.ini",
+                Command::Check { config: "a.ini".into(), against: Some("/run/s".into()) },
+            ),
             ("demo", Command::Demo(demo.clone())),
             (
                 "demo --port 7000 --seconds=5 --clients 3 --pg-bin /x",
@@ -263,6 +299,8 @@ mod tests {
             ("", "no configuration file specified"),
             ("-d", "no configuration file specified"),
             ("check", "no configuration file specified"),
+            ("ping", "no address specified"),
+            ("ping a b", "too many arguments"),
             ("a.ini b.ini", "too many arguments"),
             ("-d check a.ini", "too many arguments"),
             ("a.ini check", "too many arguments"),
@@ -297,6 +335,7 @@ mod tests {
                 "--reboot",
                 "--version",
                 "check",
+                "ping",
                 "demo",
             ] {
                 assert!(text.contains(part), "{part} in {text}");

@@ -166,6 +166,9 @@ pub const ITEMS: &[(&str, Show)] = &[
     ("timezone", Show::Fake(&FAKE_PARAMETERS[4])),
 ];
 
+/// What `SHOW TRANSACTION ISOLATION LEVEL` answers. Not PgBouncer's, but drivers ask for it.
+pub static ISOLATION: FakeParameter = fake("transaction_isolation", "read committed");
+
 /// Parameters that exist for drivers' sake.
 pub static FAKE_PARAMETERS: [FakeParameter; 5] = [
     fake("client_encoding", "UTF-8"),
@@ -319,6 +322,10 @@ const DATABASES: &[Column] = &[
     int4("paused"),
     int4("disabled"),
 ];
+
+/// `RELOAD_PLAN`: what a reload would change. Not PgBouncer's.
+pub const RELOAD_PLAN: &[Column] =
+    &[text("kind"), text("name"), text("key"), text("old"), text("new"), text("effect")];
 
 const DNS_HOSTS: &[Column] = &[text("hostname"), int8("ttl"), text("addrs")];
 

@@ -4,10 +4,13 @@
 //! own: `SET key = value`, `SET key TO value`, the value a word or text in single quotes. Case does not matter in
 //! commands and `SHOW` items, it does in names of databases. Rights, and whether a database exists, are not judged
 //! here. PgBouncer closes the connection on an invalid command longer than 450 bytes; here it is an error like any.
+//!
+//! Drivers begin and end transactions that nobody has asked for. PgBouncer refuses that; here it is accepted and does
+//! nothing.
 
 use std::fmt;
 
-use crate::columns::{FAKE_PARAMETERS, Show};
+use crate::columns::{Column, FAKE_PARAMETERS, ISOLATION, Show};
 use crate::texts;
 
 /// A command of the console.
@@ -24,6 +27,8 @@ pub enum Command {
     },
     /// `SET` of a parameter that drivers set by habit: accepted with a notice, without effect.
     SetIgnored,
+    /// Begins or ends a transaction, which the console has none of; holds the tag. Not PgBouncer's.
+    Transaction(&'static str),
     /// `PAUSE [db]`.
     Pause(Option<String>),
     /// `RESUME [db]`.
@@ -46,8 +51,20 @@ pub enum Command {
     Shutdown(Shutdown),
     /// `RELOAD`.
     Reload,
+    /// `RELOAD_PLAN [file]`: what that would change, if it read this file. Not PgBouncer's.
+    ReloadPlan(Option<String>),
     /// `WAIT_CLOSE [db]`.
     WaitClose(Option<String>),
+}
+
+impl Command {
+    /// The columns of the table that answers it, if one does.
+    pub fn columns(&self) -> Option<&'static [Column]> {
+        match self {
+            Command::Show(item) => Some(item.columns()).filter(|columns| !columns.is_empty()),
+            _ => None,
+        }
+    }
 }
 
 /// What a shutdown waits for.
@@ -90,8 +107,15 @@ pub fn parse(text: &str) -> Result<Command, CommandError> {
         Some((key, value)) => set(key, value)?,
         None => words(text).map(|(word, argument)| command(word, argument)).transpose()?.flatten(),
     };
-    command.ok_or_else(|| CommandError::Invalid(shortened(text)))
+    command.or_else(|| habit(text)).ok_or_else(|| CommandError::Invalid(shortened(text)))
 }
+
+/// Parameters that drivers set and the console has no use for, besides those that it shows.
+const IGNORED: [&str; 2] = ["extra_float_digits", "application_name"];
+
+/// What may follow `BEGIN`.
+const MODES: &str = "transaction work isolation level serializable repeatable read committed uncommitted write only not \
+                     deferrable";
 
 /// Longest name of a command, longest argument or key, and longest value of `SET`, in bytes.
 const MAX_WORD: usize = 15;
@@ -101,6 +125,9 @@ const MAX_VALUE: usize = 255;
 const MAX_REPEATED: usize = 400;
 
 fn command(word: String, argument: Option<String>) -> Result<Option<Command>, CommandError> {
+    if word.eq_ignore_ascii_case("reload_plan") {
+        return Ok(Some(Command::ReloadPlan(argument))); // a path may be long
+    }
     if word.len() > MAX_WORD || argument.as_ref().is_some_and(|text| text.len() > MAX_ARGUMENT) {
         return Err(CommandError::BadArguments);
     }
@@ -135,10 +162,31 @@ fn set(key: String, value: String) -> Result<Option<Command>, CommandError> {
     if key.len() > MAX_ARGUMENT || value.len() > MAX_VALUE {
         return Err(CommandError::BadArguments);
     }
-    if FAKE_PARAMETERS.iter().any(|parameter| parameter.name.eq_ignore_ascii_case(&key)) {
+    let mut ignored = FAKE_PARAMETERS.iter().map(|parameter| parameter.name).chain(IGNORED);
+    if ignored.any(|name| name.eq_ignore_ascii_case(&key)) {
         return Ok(Some(Command::SetIgnored));
     }
     Ok(Some(Command::Set { key, value }))
+}
+
+/// What drivers send without being asked to.
+fn habit(text: &str) -> Option<Command> {
+    let text = text.trim_matches(is_blank);
+    let text = text.strip_suffix(';').unwrap_or(text).to_ascii_lowercase();
+    let words: Vec<&str> = text.split(|c| is_blank(c) || c == ',').filter(|word| !word.is_empty()).collect();
+    let modes = |words: &[&str]| words.iter().all(|word| MODES.split(' ').any(|mode| mode == *word));
+    match words.as_slice() {
+        ["show", "transaction", "isolation", "level"] => Some(Command::Show(Show::Fake(&ISOLATION))),
+        ["begin", rest @ ..] if modes(rest) => Some(Command::Transaction("BEGIN")),
+        ["start", "transaction", rest @ ..] if modes(rest) => Some(Command::Transaction("START TRANSACTION")),
+        ["commit" | "end"] | ["commit" | "end", "transaction" | "work"] => {
+            Some(Command::Transaction("COMMIT"))
+        }
+        ["rollback" | "abort"] | ["rollback" | "abort", "transaction" | "work"] => {
+            Some(Command::Transaction("ROLLBACK"))
+        }
+        _ => None,
+    }
 }
 
 /// `word [word] [;]`.
@@ -272,6 +320,8 @@ mod tests {
             ("SHUTDOWN wait_for_servers", Command::Shutdown(Shutdown::WaitForServers)),
             ("SHUTDOWN WAIT_FOR_CLIENTS;", Command::Shutdown(Shutdown::WaitForClients)),
             ("RELOAD", Command::Reload),
+            ("RELOAD_PLAN", Command::ReloadPlan(None)),
+            ("reload_plan \"/etc/a b.ini\";", Command::ReloadPlan(Some("/etc/a b.ini".into()))),
             ("WAIT_CLOSE", Command::WaitClose(None)),
             ("WAIT_CLOSE a", Command::WaitClose(db("a"))),
             ("SET a = b", set("a", "b")),
@@ -283,6 +333,13 @@ mod tests {
             ("set a = '/tmp/x-y.z' ; ", set("a", "/tmp/x-y.z")),
             ("SET DateStyle = 'ISO'", Command::SetIgnored),
             ("set client_encoding to utf8", Command::SetIgnored),
+            ("SET extra_float_digits = 3", Command::SetIgnored),
+            ("BEGIN", Command::Transaction("BEGIN")),
+            ("begin isolation level repeatable read, read only;", Command::Transaction("BEGIN")),
+            ("START TRANSACTION READ WRITE", Command::Transaction("START TRANSACTION")),
+            ("commit;", Command::Transaction("COMMIT")),
+            ("ROLLBACK", Command::Transaction("ROLLBACK")),
+            ("SHOW TRANSACTION ISOLATION LEVEL", Command::Show(Show::Fake(&ISOLATION))),
         ] {
             assert_eq!(parse(text), Ok(expected), "{text:?}");
         }
@@ -305,8 +362,9 @@ mod tests {
             "/* x */ SHOW POOLS",
             "SELECT 1",
             "select version()",
-            "BEGIN",
-            "COMMIT",
+            "BEGIN; SHOW POOLS",
+            "BEGIN what",
+            "COMMIT PREPARED x",
             "PAUSE my-db",
             "PAUSE \"a",
             "RELOAD x",

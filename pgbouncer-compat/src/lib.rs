@@ -17,6 +17,8 @@ mod finding;
 mod ini;
 mod limits;
 mod load;
+#[cfg(test)]
+mod manual;
 mod peers;
 mod reference;
 pub mod settings;
@@ -26,5 +28,5 @@ mod users;
 mod value;
 
 pub use finding::{Faults, Finding, Place};
-pub use load::{Loaded, Program, load, load_from};
+pub use load::{Draft, Loaded, LogFormat, NotSet, Program, Syslog, load, load_from, reload};
 pub use reference::reference;

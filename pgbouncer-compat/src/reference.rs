@@ -75,7 +75,7 @@ fn value(kind: Kind) -> String {
         Kind::Seconds => "seconds".into(),
         Kind::Percent => "percent".into(),
         Kind::List => "names".into(),
-        Kind::Text => "text".into(),
+        Kind::Text | Kind::Secret => "text".into(),
         Kind::Choice(choices) => words(choices),
     }
 }
@@ -91,7 +91,11 @@ const INTRODUCTION: &str = "\
 <!-- Rendered from the table of settings: change that, then run `UPDATE_DOCS=1 cargo test -p pgferry-pgbouncer-compat`. -->
 
 The configuration file is PgBouncer's. `pgferry check FILE` reads it and names every fault, with file and line; a file
-with a fault is never used, neither at start nor at a reload.
+with a fault is never used, neither at start nor at a reload. `pgferry check --against SOCKET FILE` asks a running
+pgferry over its Unix socket (or the one in the directory `SOCKET`) what a reload of the file would change there: each
+setting, database, user, application, peer and secret that differs, and whether it counts at once, from the next login or
+from the next start on, or renews server connections. It is the console's `RELOAD_PLAN [\"FILE\"]`, which that process's
+own user may use without a password.
 
 ```ini
 [databases]

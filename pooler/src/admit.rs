@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use protocol::auth::AuthRequest;
-use protocol::error_fields::Severity;
+use protocol::error_fields::{ErrorMessage, Severity};
 use protocol::message::{self, TxStatus};
 use protocol::params::Values;
 use protocol::startup::{self, Parsed, Replication, Startup, StartupPacket};
@@ -18,10 +18,11 @@ use tracing::{info, warn};
 
 use crate::cancel;
 use crate::client::{Admitted, Session};
-use crate::clients::{CancelKey, NewClient};
+use crate::clients::{Arriving, CancelKey, NewClient};
 use crate::config::{Config, Database, SessionState};
 use crate::console::{Rights, is_console};
 use crate::error::Refusal;
+use crate::handover::Whence;
 use crate::lifecycle::Phase;
 use crate::listen::Accepted;
 use crate::net::{Conversation, Peer};
@@ -35,6 +36,9 @@ use startup_params::ClientParams;
 
 /// Longest start-up packet, in bytes; PgBouncer's limit.
 const MAX_STARTUP: usize = 64 << 10;
+
+/// Who has not said yet who it is.
+const NOBODY: &str = "(nodb)/(nouser)@";
 
 /// Newest minor version of protocol 3 that clients are offered.
 const NEWEST_MINOR: u16 = 0;
@@ -88,7 +92,7 @@ pub(crate) async fn admit(worker: Rc<Worker>, accepted: Accepted, leave: Leave) 
     let (remote, local) = (stream.remote(), stream.local());
     let mut arrival = Arrival {
         conversation: Conversation::new(stream, MAX_LOGIN_MESSAGE),
-        who: format!("(nodb)/(nouser)@{remote}"),
+        who: format!("{NOBODY}{}", remote.label(shared.port())),
         id: shared.next_id(),
         since: shared.clock.micros(),
         worker,
@@ -97,13 +101,15 @@ pub(crate) async fn admit(worker: Rc<Worker>, accepted: Accepted, leave: Leave) 
         counted,
         leave,
     };
-    shared.clients.logging_in.fetch_add(1, Relaxed);
+    let (id, since) = (arrival.id, arrival.since);
+    shared.clients.arrives(id, Arriving { remote, local, since });
     let limit = shared.config.load().timeouts.client_login;
     let outcome = within(limit, arrival.log_in(), "client_login_timeout").await;
-    shared.clients.logging_in.fetch_sub(1, Relaxed);
+    shared.clients.has_arrived(id);
+    // Boxed, as is what follows the start-up packet: who says nothing would otherwise have room for all of it.
     match outcome {
-        Ok(Login::Session(session)) => arrival.start_session(*session).await,
-        Ok(Login::Console(client)) => console_session::run(arrival, client).await,
+        Ok(Login::Session(session)) => Box::pin(arrival.start_session(*session)).await,
+        Ok(Login::Console(client)) => Box::pin(console_session::run(arrival, client)).await,
         Ok(Login::Done) => {}
         Err(denied) => arrival.turn_away(denied).await,
     }
@@ -125,7 +131,7 @@ async fn within<T>(
 enum Login {
     Session(Box<Authenticated>),
     Console(ConsoleClient),
-    /// It was not a login: a cancel request.
+    /// It was not a login: a cancel request, or nothing at all.
     Done,
 }
 
@@ -135,7 +141,7 @@ struct Authenticated {
     login: Arc<User>,
     params: ClientParams,
     replication: Replication,
-    counted: [Counting; 2],
+    counted: [Counting; 3],
 }
 
 /// Whether session state follows clients of this database and login.
@@ -157,30 +163,34 @@ impl Arrival {
         let Some(startup) = self.read_startup().await? else { return Ok(Login::Done) };
         let shared = self.worker.shared.clone();
         let config = shared.config.load_full();
-        self.who = format!("{}/{}@{}", startup.database(), startup.user(), self.remote);
+        self.who = format!("{}/{}@{}", startup.database(), startup.user(), self.remote.label(shared.port()));
         if startup.must_negotiate(NEWEST_MINOR) {
             let mut out = Vec::new();
             startup::encode_negotiate_protocol_version(&mut out, NEWEST_MINOR, startup.protocol_options());
             self.conversation.send(&out).await?;
         }
         if is_console(startup.database()) {
-            return self.log_in_to_console(&config, &startup).await.map(Login::Console);
+            return Box::pin(self.log_in_to_console(&config, &startup)).await.map(Login::Console);
         }
         if shared.clients.sockets.get() > config.limits.max_client_conn {
             return Err(Refusal::fatal("no more connections allowed (max_client_conn)")
                 .because("max_client_conn")
                 .into());
         }
-        self.log_in_to_database(&config, &startup).await.map(|a| Login::Session(Box::new(a)))
+        Box::pin(self.log_in_to_database(&config, &startup)).await.map(|a| Login::Session(Box::new(a)))
     }
 
-    /// Reads up to the start-up packet; `None` if it was a cancel request, which is dealt with.
+    /// Reads up to the start-up packet; `None` if it was a cancel request, which is dealt with, or if the client has left:
+    /// it has only looked whether somebody listens, and leaves no line in the log, as with PgBouncer.
     async fn read_startup(&mut self) -> Result<Option<Startup>, Denied> {
         loop {
             let parsed = startup::parse(self.conversation.input(), MAX_STARTUP);
             let (packet, used) = match parsed {
                 Ok(Parsed::Incomplete { .. }) => {
-                    self.conversation.read_more().await?;
+                    match self.conversation.read_more().await.map_err(Denied::from) {
+                        Err(Denied::Silent) => return Ok(None),
+                        read => read?,
+                    }
                     continue;
                 }
                 Ok(Parsed::Complete { packet, used }) => (packet, used),
@@ -192,7 +202,7 @@ impl Arrival {
                 StartupPacket::Ssl | StartupPacket::GssEnc => self.conversation.send(b"N").await?,
                 StartupPacket::Cancel(cancel) => {
                     if let Some(key) = CancelKey::from_request(cancel.pid, &cancel.secret) {
-                        cancel::request(&self.worker.shared, key).await;
+                        Box::pin(cancel::request(&self.worker.shared, key, Whence::Client)).await;
                     }
                     return Ok(None);
                 }
@@ -230,10 +240,11 @@ impl Arrival {
             return Err(Refusal::fatal("pooler is shutting down").into());
         }
         let login = shared.registry.user(startup.user());
-        let counted = [login.clients.count().0, db.clients.count().0];
+        let [of_login, of_db] = [login.clients.count().0, db.clients.count().0];
         // Others may have logged in meanwhile; this login is counted by now.
         within_client_limits(config, &login, Some(&db), 0)?;
         let pool = shared.registry.pool(&shared, &db, startup.user());
+        let counted = [of_login, of_db, pool.clients.count().0];
         if let Some(keys) = keys
             && db.spec.load().user.is_none()
         {
@@ -277,21 +288,23 @@ impl Arrival {
         let params = client.pool.params.intern(values, false);
         let beginning = client.params.beginning(&shared.tracked).into();
         let settings = client.pool.settings.intern(Settings::new(client.params.untracked));
-        let info = shared.clients.add(NewClient {
+        let new = NewClient {
             id: self.id,
-            peer_id: config.peer_id,
             worker: self.worker.index,
             pool: client.pool.clone(),
             login: client.login,
             remote: self.remote,
             local: self.local,
             replication: client.replication,
+            fd: self.conversation.stream.fd_number(),
             connected: self.since,
             params: params.clone(),
-        });
+        };
+        let info = shared.clients.add(new, config.peer_id);
         let mut out = Vec::with_capacity(512);
         write_welcome(&mut out, &welcome, &params, &self.worker);
         message::backend_key_data(&mut out, info.key.pid, &info.key.secret);
+        put_login_notice(&mut out, &config);
         message::ready_for_query(&mut out, TxStatus::Idle);
         if self.conversation.send(&out).await.is_err() {
             shared.clients.remove(info.key);
@@ -335,6 +348,7 @@ impl Arrival {
             let limit = pool.wait_limit(config, &client.login.name, None);
             let home = self.worker.index;
             let mut place = pool.wait(home, self.worker.shared.clock.micros(), limit, None, counted.take());
+            let _arriving = pool.arriving.count();
             if pool.is_removed() {
                 return Err(Refusal::fatal("database removed").into()); // nobody would serve this queue
             }
@@ -370,7 +384,9 @@ impl Arrival {
             let _ =
                 tokio::time::timeout(Duration::from_secs(1), self.conversation.send_and_close(&out)).await;
         }
-        if config.log.disconnections {
+        // Who only looks whether somebody listens is not worth a line.
+        let said_nothing = matches!(denied, Denied::Silent) && self.conversation.input().is_empty();
+        if config.log.disconnections && !(said_nothing && self.who.starts_with(NOBODY)) {
             let age = self.worker.shared.clock.micros().saturating_sub(self.since) / 1_000_000;
             info!(peer = %self.label(), "closing because: {reason} (age={age}s)");
         }
@@ -406,6 +422,13 @@ fn within_client_limits(
             .because("max_db_client_connections"));
     }
     Ok(())
+}
+
+/// What the configuration has to say to everybody.
+fn put_login_notice(out: &mut Vec<u8>, config: &Config) {
+    if let Some(text) = &config.params.login_notice {
+        ErrorMessage::notice(text.clone()).encode_notice(out);
+    }
 }
 
 fn write_welcome(out: &mut Vec<u8>, welcome: &Welcome, params: &ParamSet, worker: &Worker) {

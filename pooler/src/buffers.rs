@@ -16,6 +16,11 @@ impl Buffers {
         self.limit.store(limit, Relaxed);
     }
 
+    /// Bytes that are kept now.
+    pub(crate) fn kept(&self) -> usize {
+        self.kept.load(Relaxed)
+    }
+
     /// How many bytes more than the limit are kept.
     pub(crate) fn excess(&self) -> usize {
         match self.limit.load(Relaxed) {

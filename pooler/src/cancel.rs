@@ -16,6 +16,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::clients::CancelKey;
 use crate::config::Host;
 use crate::events::report;
+use crate::handover::Whence;
 use crate::net::{Peer, Stream};
 use crate::peers;
 use crate::pool::Pool;
@@ -134,14 +135,18 @@ pub(crate) const REASON: &str = "cancel request";
 /// Why a server is closed that a cancel request may still be on its way to.
 pub(crate) const UNCONFIRMED: &str = "cancel request not confirmed by the server";
 
-/// Passes a `CancelRequest` on to the worker of its client, or to the peer whose client it is, and waits until it was
-/// dealt with.
-pub(crate) async fn request(shared: &Shared, key: CancelKey) {
+/// Passes a `CancelRequest` on to the worker of its client, or to the process or the peer whose client it is, and waits
+/// until it was dealt with.
+pub(crate) async fn request(shared: &Shared, key: CancelKey, whence: Whence) {
     let own = shared.config.load().peer_id;
     let is_home = key.peer() == own;
-    let known = shared.clients.by_key(if own != 0 && is_home { key.with_all_hops() } else { key });
-    let Some(client) = known else {
-        if own != 0 && !is_home {
+    let key = if own != 0 && is_home { key.with_all_hops() } else { key };
+    if shared.consoles.cancel(key) {
+        return;
+    }
+    let Some(client) = shared.clients.by_key(key) else {
+        shared.handover.pass_on(key, whence).await;
+        if own != 0 && !is_home && whence == Whence::Client {
             peers::forward(shared, key).await;
         }
         return;
@@ -152,53 +157,88 @@ pub(crate) async fn request(shared: &Shared, key: CancelKey) {
 }
 
 /// Cancels what a client is doing: its wait for a server, or its running query, of which only this `statement` if one is
-/// given. `_done` is dropped at the end.
+/// given. `done` is dropped when that was asked of the server.
 pub(crate) async fn cancel(
     worker: Rc<Worker>,
     local: Rc<Local>,
     statement: Option<u64>,
-    _done: oneshot::Sender<()>,
+    done: oneshot::Sender<()>,
 ) {
     let pool = &local.info.pool;
-    if let Some(ticket) = local.ticket.get()
-        && pool.cancel_wait(worker.index, ticket)
-    {
+    if let Some(ticket) = local.ticket.get() {
+        // A server may have been granted already; its session sees to it when it takes that.
+        local.cancelled_late.set(!pool.cancel_wait(worker.index, ticket));
         return;
     }
     let request = local.request.get();
     let target = local.server.borrow().clone();
     let (Some(target), true) = (target, local.busy.get()) else { return };
     let cancels = local.cancels.borrow_mut().get_or_insert_default().clone();
-    let number = cancels.ask();
-    let _counted = pool.cancelling.count();
-    let limit = time_limit(&worker.shared);
     let still_meant = || {
         let same = statement.is_none_or(|statement| local.statement.get() == statement);
         same && local.busy.get() && local.request.get() == request
     };
-    let forwarding = async {
-        while still_meant() && cancels.landed.get() < number {
-            // The pooler's own statement in front of the client's must not be hit.
-            if local.preparing.get() || !cancels.may_dial(number) {
-                cancels.changed.notified().await;
-                continue;
-            }
-            let mut sending = Sending::begin(&cancels);
-            let meant = || {
-                let meant = still_meant();
-                if meant {
-                    sending.sent();
-                    statement.is_none().then(|| report(&worker, &local, REASON, None));
-                }
-                meant
-            };
-            let confirmed = send(pool, &target, meant).await;
-            sending.confirmed = confirmed;
-            return;
+    let reported = Cell::new(statement.is_some()); // a limit in time has reported itself
+    let on_sent = || {
+        if !reported.replace(true) {
+            report(&worker, &local, REASON, None);
         }
     };
-    let _ = tokio::time::timeout(limit, forwarding).await;
+    let forward = || forward(&local, &cancels, &target, &still_meant, &on_sent);
+    let limit = time_limit(&worker.shared);
+    let sent = tokio::time::timeout(limit, forward()).await;
     local.wake(); // it may have waited for this
+    drop(done);
+    let mut patience = AGAIN;
+    // One of a client may have come when the server had the query and had not begun it: then it did nothing.
+    while sent == Ok(true) && statement.is_none() && patience <= MOST_PATIENCE {
+        tokio::time::sleep(patience).await;
+        if !still_meant() {
+            return;
+        }
+        let _ = tokio::time::timeout(limit, forward()).await;
+        local.wake();
+        patience *= 2;
+    }
+}
+
+/// Time for a query to end that a client has cancelled, before the request is repeated, which then has twice as long, and so
+/// on up to a bound: what goes on longer is at something that no cancel request ends.
+const AGAIN: Duration = Duration::from_millis(100);
+const MOST_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Asks the server to cancel what it does for its client, as long as `still_meant` says so. Requests that come together go
+/// together. Returns whether one was sent for this.
+async fn forward(
+    local: &Local,
+    cancels: &Cancels,
+    target: &ServerInfo,
+    still_meant: &dyn Fn() -> bool,
+    on_sent: &dyn Fn(),
+) -> bool {
+    let number = cancels.ask();
+    let pool = &local.info.pool;
+    let _counted = pool.cancelling.count();
+    while still_meant() && cancels.landed.get() < number {
+        // The pooler's own statement in front of the client's must not be hit.
+        if local.preparing.get() || !cancels.may_dial(number) {
+            cancels.changed.notified().await;
+            continue;
+        }
+        let mut sending = Sending::begin(cancels);
+        let meant = || {
+            let meant = still_meant();
+            if meant {
+                sending.sent();
+                on_sent();
+            }
+            meant
+        };
+        let confirmed = send(pool, target, meant).await;
+        sending.confirmed = confirmed;
+        return sending.covers.is_some();
+    }
+    false
 }
 
 /// Sends a cancel request for whatever a server is doing, if `still_meant` says so once the connection stands, and

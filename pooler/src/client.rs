@@ -23,6 +23,7 @@ mod request;
 mod state;
 mod timing;
 mod trail;
+mod travel;
 mod wait;
 
 use std::future::{Future, poll_fn};
@@ -56,12 +57,14 @@ use crate::state::{BriefPin, Settings};
 use crate::stats::Counters;
 use crate::unsent::{MOST_REPLIES, Unsent};
 use crate::vacate::Vacating;
-use crate::worker::{Leave, Local, Worker};
+use crate::worker::{Leave, Leaving, Local, Worker};
 
 use link::Link;
 use notify::Held;
 use request::Follows;
 use timing::{Over, Timing};
+use travel::Travelled;
+pub(crate) use travel::drained;
 
 /// A client that has logged in.
 pub(crate) struct Session {
@@ -85,6 +88,8 @@ pub(crate) struct Session {
     counted_kept: usize,
     /// ... and the part that is its alone.
     charge: Charge,
+    /// What the console was told last of `input` and `unsent`, in bytes.
+    shown: (usize, usize),
     /// What it has prepared.
     statements: ClientStatements,
     /// The parameters this client wants.
@@ -115,7 +120,7 @@ pub(crate) struct Session {
     farewell: Option<Pin<Box<Sleep>>>,
     /// Start-up parameters for the server, of a replication client.
     replication: Option<Vec<(String, String)>>,
-    _counted: (Counting, [Counting; 2]),
+    _counted: (Counting, [Counting; 3]),
     _leave: Leave,
 }
 
@@ -130,7 +135,7 @@ pub(crate) struct Admitted {
     pub(crate) settings: Arc<Settings>,
     pub(crate) beginning: Box<[(String, String)]>,
     pub(crate) replication: Option<Vec<(String, String)>>,
-    pub(crate) counted: (Counting, [Counting; 2]),
+    pub(crate) counted: (Counting, [Counting; 3]),
     pub(crate) leave: Leave,
 }
 
@@ -154,6 +159,8 @@ enum End {
     ServerEnded,
     /// The server does not end a statement that was cancelled.
     Unanswered,
+    /// It is at rest, and another process is to have it.
+    Travels,
 }
 
 impl Session {
@@ -177,6 +184,7 @@ impl Session {
             dropping: false,
             unsent: Unsent::default(),
             counted_kept: 0,
+            shown: (0, 0),
             charge,
             statements: ClientStatements::default(),
             params: admitted.params,
@@ -198,6 +206,7 @@ impl Session {
             _leave: admitted.leave,
         });
         session.note_settings();
+        session.local.leaving.set(session.worker.shared.leaving());
         session
     }
 
@@ -216,12 +225,23 @@ impl Session {
 
     async fn serve(mut self: Box<Self>) {
         let end = loop {
-            match poll_fn(|cx| self.poll_turn(cx)).await {
+            let end = match poll_fn(|cx| self.poll_turn(cx)).await {
                 Step::NeedServer => match self.wait_for_server().await {
-                    Ok(()) => self.resume = true,
-                    Err(end) => break end,
+                    Ok(()) => {
+                        self.resume = true;
+                        continue;
+                    }
+                    Err(end) => end,
                 },
-                Step::End(end) => break end,
+                Step::End(end) => end,
+            };
+            match end {
+                End::Travels => match Box::pin(self.travel()).await {
+                    Travelled::Away => return self.leave_behind(),
+                    Travelled::Not => self.resume = !self.input.is_empty(),
+                    Travelled::Refused(refusal) => break End::Refused(refusal),
+                },
+                end => break end,
             }
         };
         self.worker.sessions.borrow_mut().remove(&self.local.info.id);
@@ -233,7 +253,16 @@ impl Session {
         let turn = self.turn(cx);
         self.count_kept();
         match turn {
+            Ok(None) if self.local.outdated.get() && self.must_part() => {
+                let refusal = Refusal::fatal("database configuration changed");
+                Poll::Ready(Step::End(End::Refused(refusal)))
+            }
             Ok(None) => {
+                if self.local.leaving.get() != Leaving::No
+                    && let Some(end) = self.may_leave()
+                {
+                    return Poll::Ready(Step::End(end));
+                }
                 if self.timing.is_some() {
                     self.set_alarm();
                 }
@@ -250,6 +279,9 @@ impl Session {
         if let Some(refusal) = self.local.ended() {
             return Err(End::Refused(refusal));
         }
+        if self.comes_to_rest() {
+            return Ok(None);
+        }
         self.unpin_in_time();
         if self.local.alarm.has_rung() {
             self.heed_limits(cx)?;
@@ -258,6 +290,9 @@ impl Session {
             self.after_replies(cx)?;
         }
         loop {
+            if self.comes_to_rest() {
+                return Ok(None);
+            }
             let replied = self.relay_server(cx)?;
             let mut asked = false;
             if self.leaving {
@@ -298,6 +333,20 @@ impl Session {
         }
     }
 
+    /// It is to rest (`SUSPEND`), no message is under way in either direction, and nothing is unsent.
+    fn comes_to_rest(&self) -> bool {
+        if !self.worker.suspended.get() {
+            return false;
+        }
+        let link_rests = |link: &Link| {
+            link.unsent.is_empty() && link.server.carry.is_empty() && !link.server.is_mid_reply()
+        };
+        let rests = self.unsent.is_empty() && self.cutter.at_boundary();
+        let rests = rests && self.link.as_ref().is_none_or(link_rests);
+        self.local.resting.set(rests);
+        rests
+    }
+
     fn may_read_client(&self) -> bool {
         let ending = self.timing.as_ref().is_some_and(|timing| timing.ending);
         let waits =
@@ -310,17 +359,34 @@ impl Session {
         &self.pool.counters[self.worker.index]
     }
 
+    /// Whoever has had a server for its session keeps it so, whatever the mode is now: nobody knows what is in there.
     fn mode(&mut self) -> PoolMode {
-        match self.local.info.replication {
+        let mode = match self.local.info.replication {
             Replication::Off => self.rules.now().mode,
             _ => PoolMode::Session,
-        }
+        };
+        let Some(link) = &mut self.link else { return mode };
+        link.exclusive |= mode == PoolMode::Session;
+        if link.exclusive { PoolMode::Session } else { mode }
     }
 
     /// The server goes back as soon as the client needs it no more, unless it is the client's for its whole session.
     fn shares_servers(&mut self) -> bool {
         // While the pooler shuts down, session-mode servers are given up between transactions as well.
         self.mode() != PoolMode::Session
+    }
+
+    /// Its server is to be closed, and this client has it for its whole session: it can only be disconnected. That waits
+    /// for the end of a transaction, which replication does not know.
+    fn must_part(&mut self) -> bool {
+        let replicates = self.local.info.replication != Replication::Off;
+        let parts = replicates || (self.mode() == PoolMode::Session && self.rules.now().server.fast_close);
+        let generation = self.pool.generation();
+        let link = self.link.as_ref().filter(|link| parts && link.server.info.generation != generation);
+        self.local.outdated.set(link.is_some());
+        link.is_some_and(|link| {
+            replicates || (link.unsent.is_empty() && link.server.machine.idle().is_some())
+        })
     }
 
     fn refuses_new_work(&self) -> bool {
@@ -333,7 +399,7 @@ impl Session {
         let unanswered = matches!(end, End::Unanswered).then(limits::unanswered);
         let (reason, told) = match &end {
             End::Terminated => ("client close request".to_owned(), None),
-            End::Gone => ("client unexpected eof".to_owned(), None),
+            End::Gone | End::Travels => ("client unexpected eof".to_owned(), None),
             End::Refused(refusal) => (refusal.text().to_owned(), Some(refusal)),
             End::ServerEnded => ("server conn crashed?".to_owned(), None),
             End::Unanswered => ("statement not cancelled in time".to_owned(), unanswered.as_ref()),
@@ -363,7 +429,11 @@ impl Session {
                 true => Running::LetFinish,
                 false => Running::Cancel,
             };
-            let server = link.into_server();
+            let unknown = link.exclusive && self.rules.now().mode != PoolMode::Session;
+            let mut server = link.into_server();
+            if unknown {
+                server.suspect |= sql::Effects::OPAQUE; // the reset of session mode may not be the one of this
+            }
             let cancels = self.local.cancels.take();
             match end {
                 End::Unanswered => server.close("statement not cancelled in time"),

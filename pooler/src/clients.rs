@@ -1,5 +1,6 @@
 //! Clients that have logged in, by the key that cancels their queries.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -27,7 +28,7 @@ impl CancelKey {
 
     /// For a client of the instance with this number; 0: there are no others. PgBouncer's keys look the same: the second
     /// and third byte are the number, lower byte first, the last two bits say how often a request may be passed on.
-    fn random(peer_id: u16) -> CancelKey {
+    pub(crate) fn random(peer_id: u16) -> CancelKey {
         let [a, mut b, mut c, d, secret @ ..] = random::<8>();
         if peer_id != 0 {
             [b, c] = peer_id.to_le_bytes();
@@ -86,6 +87,7 @@ pub(crate) struct ClientInfo {
     pub(crate) remote: Peer,
     pub(crate) local: Peer,
     pub(crate) replication: Replication,
+    pub(crate) fd: i32,
     /// When it connected, in microseconds of the process's clock.
     pub(crate) connected: u64,
     state: AtomicU8,
@@ -99,6 +101,9 @@ pub(crate) struct ClientInfo {
     pub(crate) prepared: AtomicU32,
     /// How many bytes are kept for it, if that is unusually much.
     pub(crate) kept: AtomicUsize,
+    /// How many bytes of it could not be dealt with yet, and how many for it are unsent.
+    pub(crate) input: AtomicUsize,
+    pub(crate) unsent: AtomicUsize,
     params: Mutex<Arc<ParamSet>>,
     pin: Mutex<Option<Pin>>,
 }
@@ -131,22 +136,50 @@ impl ClientInfo {
 
     /// How the log names it.
     pub(crate) fn peer(&self) -> String {
-        format!("C-{:#x}: {}/{}@{}", self.id, self.pool.db.name, self.login.name, self.remote)
+        let address = self.remote.label(self.pool.shared.port());
+        format!("C-{:#x}: {}/{}@{address}", self.id, self.pool.db.name, self.login.name)
     }
 }
 
 /// Everything a new entry needs.
 pub(crate) struct NewClient {
     pub(crate) id: u64,
-    pub(crate) peer_id: u16,
     pub(crate) worker: usize,
     pub(crate) pool: Arc<Pool>,
     pub(crate) login: Arc<User>,
     pub(crate) remote: Peer,
     pub(crate) local: Peer,
     pub(crate) replication: Replication,
+    pub(crate) fd: i32,
     pub(crate) connected: u64,
     pub(crate) params: Arc<ParamSet>,
+}
+
+impl NewClient {
+    fn with_key(self, key: CancelKey) -> ClientInfo {
+        ClientInfo {
+            id: self.id,
+            key,
+            worker: self.worker,
+            pool: self.pool,
+            login: self.login,
+            remote: self.remote,
+            local: self.local,
+            replication: self.replication,
+            fd: self.fd,
+            connected: self.connected,
+            state: AtomicU8::new(ClientState::Idle as u8),
+            requested: AtomicU64::new(self.connected),
+            since: AtomicU64::new(0),
+            server: AtomicU64::new(0),
+            prepared: AtomicU32::new(0),
+            kept: AtomicUsize::new(0),
+            input: AtomicUsize::new(0),
+            unsent: AtomicUsize::new(0),
+            params: Mutex::new(self.params),
+            pin: Mutex::default(),
+        }
+    }
 }
 
 /// All of them.
@@ -157,40 +190,65 @@ pub(crate) struct Clients {
     pub(crate) sockets: Arc<Tally>,
     /// Sockets that have not finished their login.
     pub(crate) logging_in: AtomicUsize,
+    /// The same by number.
+    arriving: Mutex<BTreeMap<u64, Arriving>>,
+}
+
+/// What is known of a client before its login.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arriving {
+    pub(crate) remote: Peer,
+    pub(crate) local: Peer,
+    /// In microseconds of the process's clock.
+    pub(crate) since: u64,
 }
 
 impl Clients {
-    /// Registers a client under a new key.
-    pub(crate) fn add(&self, new: NewClient) -> Arc<ClientInfo> {
+    /// Registers a client under a new key of the instance with this number.
+    pub(crate) fn add(&self, new: NewClient, peer_id: u16) -> Arc<ClientInfo> {
         loop {
-            let key = CancelKey::random(new.peer_id);
+            let key = CancelKey::random(peer_id);
             let dashmap::Entry::Vacant(entry) = self.by_key.entry(key) else { continue };
-            let info = Arc::new(ClientInfo {
-                id: new.id,
-                key,
-                worker: new.worker,
-                pool: new.pool,
-                login: new.login,
-                remote: new.remote,
-                local: new.local,
-                replication: new.replication,
-                connected: new.connected,
-                state: AtomicU8::new(ClientState::Idle as u8),
-                requested: AtomicU64::new(new.connected),
-                since: AtomicU64::new(0),
-                server: AtomicU64::new(0),
-                prepared: AtomicU32::new(0),
-                kept: AtomicUsize::new(0),
-                params: Mutex::new(new.params),
-                pin: Mutex::default(),
-            });
+            let info = Arc::new(new.with_key(key));
             entry.insert(info.clone());
+            info.pool.logged_in.fetch_add(1, Relaxed);
             return info;
         }
     }
 
+    /// Registers a client under the key that it has; `None` if that is another's.
+    pub(crate) fn add_known(&self, new: NewClient, key: CancelKey) -> Option<Arc<ClientInfo>> {
+        let dashmap::Entry::Vacant(entry) = self.by_key.entry(key) else { return None };
+        let info = Arc::new(new.with_key(key));
+        entry.insert(info.clone());
+        Some(info)
+    }
+
+    /// A client begins its login.
+    pub(crate) fn arrives(&self, id: u64, client: Arriving) {
+        self.logging_in.fetch_add(1, Relaxed);
+        self.arriving_now().insert(id, client);
+    }
+
+    /// It has come to an end, whatever that is.
+    pub(crate) fn has_arrived(&self, id: u64) {
+        self.logging_in.fetch_sub(1, Relaxed);
+        self.arriving_now().remove(&id);
+    }
+
+    /// Clients that have not finished their login, in the order in which they connected.
+    pub(crate) fn arriving(&self) -> Vec<(u64, Arriving)> {
+        self.arriving_now().iter().map(|(id, client)| (*id, *client)).collect()
+    }
+
+    fn arriving_now(&self) -> MutexGuard<'_, BTreeMap<u64, Arriving>> {
+        self.arriving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn remove(&self, key: CancelKey) {
-        self.by_key.remove(&key);
+        if let Some((_, info)) = self.by_key.remove(&key) {
+            info.pool.logged_in.fetch_sub(1, Relaxed);
+        }
     }
 
     pub(crate) fn by_key(&self, key: CancelKey) -> Option<Arc<ClientInfo>> {

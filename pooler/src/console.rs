@@ -25,8 +25,21 @@ pub trait Console: Send + Sync {
         rights: Rights,
     ) -> Pin<Box<dyn Future<Output = Vec<u8>> + 'a>>;
 
+    /// A conversation with one client.
+    fn converse<'a>(&'a self, control: &'a Control, rights: Rights) -> Box<dyn Conversing + 'a>;
+
     /// `server_version` in the console's welcome.
     fn version(&self) -> String;
+}
+
+/// The console's side of a conversation, which has both of PostgreSQL's protocols for queries.
+pub trait Conversing {
+    /// Answers one message of the client, of any kind but `Terminate`. Dropped if the client leaves, or cancels.
+    fn answer<'a>(&'a mut self, tag: u8, body: &'a [u8]) -> Pin<Box<dyn Future<Output = Vec<u8>> + 'a>>;
+
+    /// The answer to the message at hand was dropped because the client has cancelled it: takes back what waited, and
+    /// says so.
+    fn cancelled(&mut self) -> Vec<u8>;
 }
 
 /// What the console's database, user and pool are called in tables: PgBouncer's name, which tools look for.

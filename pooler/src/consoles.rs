@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
+use crate::clients::CancelKey;
 use crate::net::Peer;
 use crate::stats::{Periods, Totals};
 
@@ -18,6 +21,20 @@ pub(crate) struct ConsoleInfo {
     /// When it connected, and when its last message came, in microseconds of the process's clock.
     pub(crate) connected: u64,
     pub(crate) requested: u64,
+    /// Cancels the command that it waits for.
+    pub(crate) key: CancelKey,
+    /// Bytes of the message that is being answered; 0 if none is.
+    pub(crate) busy: usize,
+    pub(crate) calls: Arc<Calls>,
+}
+
+/// What others tell a console client's session.
+#[derive(Debug, Default)]
+pub(crate) struct Calls {
+    /// It is to end.
+    pub(crate) ended: Notify,
+    /// The command that it runs, if any, is cancelled.
+    pub(crate) cancelled: Notify,
 }
 
 /// All of them.
@@ -40,6 +57,18 @@ impl Consoles {
     /// All, in the order in which they connected.
     pub(crate) fn all(&self) -> Vec<ConsoleInfo> {
         self.map().values().cloned().collect()
+    }
+
+    /// Cancels what the client of this key runs. False: nobody here has it.
+    pub(crate) fn cancel(&self, key: CancelKey) -> bool {
+        let map = self.map();
+        let client = map.values().find(|client| client.key == key);
+        client.inspect(|client| client.calls.cancelled.notify_waiters()).is_some()
+    }
+
+    /// Ends the client of this number. False: there is none.
+    pub(crate) fn end(&self, id: u64) -> bool {
+        self.map().get(&id).inspect(|client| client.calls.ended.notify_one()).is_some()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -65,10 +94,18 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// A message came.
-    pub(crate) fn touch(&self, now: u64) {
+    /// A message of so many bytes came.
+    pub(crate) fn begin(&self, now: u64, bytes: usize) {
         if let Some(info) = self.consoles.map().get_mut(&self.id) {
             info.requested = now;
+            info.busy = bytes;
+        }
+    }
+
+    /// It was answered.
+    pub(crate) fn end(&self) {
+        if let Some(info) = self.consoles.map().get_mut(&self.id) {
+            info.busy = 0;
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use tokio::sync::oneshot;
 use tracing::info;
 
 use crate::advice::{self, Advice};
@@ -14,10 +15,12 @@ use crate::error::Refusal;
 use crate::lifecycle::Phase;
 use crate::pool::{Db, Pool, PoolRules};
 use crate::queries::QueryRow;
+use crate::reload::{self, Effect, Plan};
+use crate::server::dial;
 use crate::shared::Shared;
 use crate::snapshot::{
-    self, Counts, DatabaseRow, EventsRow, LatencyRow, PeerRow, PinRow, PinTotalsRow, PoolRow, SaturationRow,
-    SocketRow, StatsRow, UserRow,
+    self, Counts, DatabaseRow, DnsHostRow, EventsRow, FdRow, LatencyRow, MemoryRow, PeerRow, PinRow,
+    PinTotalsRow, PoolRow, SaturationRow, SocketRow, StatsRow, UserRow,
 };
 use crate::state::Defined;
 use crate::waiting::{self, WaitingRow};
@@ -42,6 +45,12 @@ pub enum ControlError {
     DatabaseNotPaused(String),
     /// `RESUME` during a shutdown.
     ShuttingDown,
+    /// `SUSPEND` while a database is paused.
+    DatabasePaused,
+    /// `KILL_CLIENT` of a client that is not there.
+    ClientNotFound,
+    /// A pause was ended before it was complete.
+    Resumed,
 }
 
 impl fmt::Display for ControlError {
@@ -52,6 +61,9 @@ impl fmt::Display for ControlError {
             ControlError::NotPaused => f.write_str("pooler is not paused/suspended"),
             ControlError::DatabaseNotPaused(name) => write!(f, "database {name} is not paused"),
             ControlError::ShuttingDown => f.write_str("pooler is shutting down"),
+            ControlError::DatabasePaused => f.write_str("cannot suspend with paused databases"),
+            ControlError::ClientNotFound => f.write_str("client not found"),
+            ControlError::Resumed => f.write_str("resumed before everything was at rest"),
         }
     }
 }
@@ -86,6 +98,11 @@ impl Control {
         self.shared.is_paused()
     }
 
+    /// Whether `SUSPEND` is in effect.
+    pub fn is_suspended(&self) -> bool {
+        self.shared.is_suspended()
+    }
+
     // ---- what there is ---------------------------------------------------------------------------------------
 
     /// Every pool, by database and user; the console counts as one.
@@ -101,6 +118,21 @@ impl Control {
     /// Every server connection, by pool.
     pub fn servers(&self) -> Vec<SocketRow> {
         snapshot::servers(&self.shared)
+    }
+
+    /// Every client that has not finished its login, by number.
+    pub fn arriving(&self) -> Vec<SocketRow> {
+        snapshot::arriving(&self.shared)
+    }
+
+    /// Every descriptor of a socket: listening, of clients, of servers.
+    pub fn fds(&self) -> Vec<FdRow> {
+        snapshot::fds(&self.shared)
+    }
+
+    /// What memory goes to, by kind.
+    pub fn memory(&self) -> Vec<MemoryRow> {
+        snapshot::memory(&self.shared)
     }
 
     /// Every client that keeps its server between transactions, by number.
@@ -172,9 +204,48 @@ impl Control {
         snapshot::peers(&self.shared)
     }
 
+    /// Every name of a server that was looked up, in order.
+    pub fn dns_hosts(&self) -> Vec<DnsHostRow> {
+        self.shared.dns_hosts()
+    }
+
     /// How many there are of what.
     pub fn counts(&self) -> Counts {
         snapshot::counts(&self.shared)
+    }
+
+    /// When the process started.
+    pub fn started(&self) -> SystemTime {
+        self.shared.clock.wall(0)
+    }
+
+    /// How many connections each worker carries.
+    pub fn worker_loads(&self) -> Vec<usize> {
+        self.shared.workers.get().map_or_else(Vec::new, |workers| workers.iter().map(|w| w.load()).collect())
+    }
+
+    /// Bytes kept for clients, of those that `buffer_limit` limits.
+    pub fn kept_bytes(&self) -> usize {
+        self.shared.buffers.kept()
+    }
+
+    /// Tries the hosts of databases that are cut off. Clients may have stopped coming, and with them the attempts that
+    /// would find out that a server is back. None is tried more often than `server_login_retry` says.
+    pub async fn look_again(&self) {
+        let shared = &self.shared;
+        for db in shared.registry.databases().iter().filter(|db| db.servers.get() == 0) {
+            let spec = db.spec.load_full();
+            if shared.hosts.down_until(&spec).is_none_or(|until| shared.clock.micros() < until) {
+                continue;
+            }
+            for host in &spec.hosts {
+                let attempt =
+                    tokio::time::timeout(Duration::from_secs(1), dial(shared, host, spec.port)).await;
+                let pause = shared.config.load().timeouts.server_login_retry.as_micros() as u64;
+                let down_until = (!matches!(attempt, Ok(Ok(_)))).then(|| shared.clock.micros() + pause);
+                shared.hosts.looked_at(host, spec.port, down_until);
+            }
+        }
     }
 
     // ---- commands --------------------------------------------------------------------------------------------
@@ -185,9 +256,7 @@ impl Control {
     /// # Errors
     /// Paused already, or no such database.
     pub async fn pause(&self, database: Option<&str>) -> Result<(), ControlError> {
-        if self.shared.is_paused() {
-            return Err(ControlError::AlreadyPaused);
-        }
+        self.check_not_paused()?;
         let pools = match database {
             None => {
                 self.shared.set_paused(true);
@@ -202,11 +271,60 @@ impl Control {
         pools.iter().for_each(|pool| pool.hold(true));
         while pools.iter().any(|pool| pool.open.get() + pool.db.hub.open().get() > 0) {
             tokio::time::sleep(LOOK_AGAIN).await;
+            if pools.iter().any(|pool| !pool.is_held()) {
+                return Err(ControlError::Resumed);
+            }
         }
         Ok(())
     }
 
-    /// `RESUME`: ends a pause. The global form leaves databases alone that were paused by name.
+    fn check_not_paused(&self) -> Result<(), ControlError> {
+        match self.shared.is_paused() || self.shared.is_suspended() {
+            true => Err(ControlError::AlreadyPaused),
+            false => Ok(()),
+        }
+    }
+
+    /// `SUSPEND`: nothing more is accepted or read; returns when no message is under way and nothing is unsent. Who has
+    /// not come to rest after `suspend_timeout` is disconnected. Ends by itself when no console client is left.
+    ///
+    /// # Errors
+    /// Paused already, the whole or a database.
+    pub async fn suspend(&self) -> Result<(), ControlError> {
+        self.check_not_paused()?;
+        if self.shared.registry.databases().iter().any(|db| db.paused.load(Relaxed)) {
+            return Err(ControlError::DatabasePaused);
+        }
+        self.shared.suspended.send_replace(true);
+        let deadline = self.config().timeouts.suspend.map(|timeout| tokio::time::Instant::now() + timeout);
+        while self.stirring(deadline.is_some_and(|at| tokio::time::Instant::now() >= at)).await > 0 {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        match self.shared.is_suspended() {
+            true => Ok(()),
+            false => Err(ControlError::Resumed),
+        }
+    }
+
+    /// Has all sessions rest, or end. Returns how many do not rest yet.
+    async fn stirring(&self, end: bool) -> usize {
+        let mut stirring = 0;
+        for worker in 0..self.shared.worker_count() {
+            let (answer, counted) = oneshot::channel();
+            let refusal = end.then(|| Refusal::fatal("suspend_timeout"));
+            self.shared.order(worker, Order::Suspend(refusal, answer));
+            stirring += counted.await.unwrap_or(0); // a worker that has stopped has none
+        }
+        stirring
+    }
+
+    /// Ends `SUSPEND`.
+    pub(crate) fn unsuspend(&self) {
+        self.shared.suspended.send_replace(false);
+        (0..self.shared.worker_count()).for_each(|worker| self.shared.order(worker, Order::Unsuspend));
+    }
+
+    /// `RESUME`: ends a pause, or `SUSPEND`. The global form leaves databases alone that were paused by name.
     ///
     /// # Errors
     /// Not paused, no such database, or shutting down.
@@ -215,6 +333,10 @@ impl Control {
             None => {
                 if self.shared.phase() != Phase::Running {
                     return Err(ControlError::ShuttingDown);
+                }
+                if self.shared.is_suspended() {
+                    self.unsuspend();
+                    return Ok(());
                 }
                 if !self.shared.is_paused() {
                     return Err(ControlError::NotPaused);
@@ -242,16 +364,12 @@ impl Control {
     /// # Errors
     /// Paused already, or no such database.
     pub fn kill(&self, database: Option<&str>) -> Result<(), ControlError> {
-        if self.shared.is_paused() {
-            return Err(ControlError::AlreadyPaused);
-        }
-        let databases = match database {
-            None => {
-                self.shared.registry.databases().into_iter().filter(|db| !db.pools().is_empty()).collect()
-            }
-            Some(name) => vec![self.database(name)?],
-        };
-        for db in databases {
+        self.check_not_paused()?;
+        for db in self
+            .databases_or_all(database)?
+            .into_iter()
+            .filter(|db| database.is_some() || !db.pools().is_empty())
+        {
             db.paused.store(true, Relaxed);
             for pool in db.pools() {
                 pool.hold(true);
@@ -273,8 +391,59 @@ impl Control {
         true
     }
 
-    /// Ends the process: at once, or when clients or servers have gone.
+    /// `KILL_CLIENT`: disconnects the client of this number, which may be one of the console's.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn kill_client(&self, id: u64) -> Result<(), ControlError> {
+        if let Some(client) = self.shared.clients.all().into_iter().find(|client| client.id == id) {
+            let refusal = Refusal::fatal("admin forced disconnect");
+            self.shared.order(client.worker, Order::End(client, refusal));
+            return Ok(());
+        }
+        self.shared.consoles.end(id).then_some(()).ok_or(ControlError::ClientNotFound)
+    }
+
+    /// `DISABLE`, or `ENABLE`: whether new clients may log in to a database.
+    ///
+    /// # Errors
+    /// No such database.
+    pub fn set_disabled(&self, database: &str, disabled: bool) -> Result<(), ControlError> {
+        self.database(database)?.disabled.store(disabled, Relaxed);
+        Ok(())
+    }
+
+    /// `RECONNECT`: every server is closed as soon as it is free, and what servers said at their login is forgotten.
+    ///
+    /// # Errors
+    /// No such database.
+    pub fn reconnect(&self, database: Option<&str>) -> Result<(), ControlError> {
+        for pool in self.databases_or_all(database)?.iter().flat_map(|db| db.pools()) {
+            pool.renew("close_needed");
+            self.pump(&pool);
+        }
+        Ok(())
+    }
+
+    /// `WAIT_CLOSE`: returns when no server is left that is to be closed. Dropping the future stops the waiting.
+    ///
+    /// # Errors
+    /// No such database.
+    pub async fn wait_close(&self, database: Option<&str>) -> Result<(), ControlError> {
+        let databases = self.databases_or_all(database)?;
+        let closing =
+            |pool: &Arc<Pool>| pool.members().iter().any(|member| member.generation != pool.generation());
+        while databases.iter().flat_map(|db| db.pools()).any(|pool| closing(&pool)) {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+
+    /// Ends the process: at once, or when clients or servers have gone. Who rests could not go: that is over.
     pub fn shutdown(&self, phase: Phase) {
+        if self.shared.is_suspended() {
+            self.unsuspend();
+        }
         if phase == Phase::WaitForServers {
             self.shared.set_paused(true);
             self.shared.registry.pools().iter().for_each(|pool| pool.hold(true));
@@ -282,46 +451,55 @@ impl Control {
         self.shared.advance(phase);
     }
 
-    /// Puts a new configuration into effect. What is fixed at start keeps its value.
-    pub fn reload(&self, mut config: Config) {
+    /// What [`Control::reload`] of this configuration would do.
+    pub fn plan(&self, config: &Config) -> Plan {
+        reload::plan(&self.shared.config.load(), config)
+    }
+
+    /// Puts a new configuration into effect, as planned. What is fixed at start keeps its value.
+    pub fn reload(&self, mut config: Config) -> Plan {
         let old = self.shared.config.load_full();
         config.listen = old.listen.clone();
         config.workers = old.workers;
         config.params.track_extra = old.params.track_extra.clone();
+        config.params.refuse_simple_query = old.params.refuse_simple_query;
+        let plan = reload::plan(&old, &config);
         let config = Arc::new(config);
         self.shared.config.store(config.clone());
         self.shared.peers.reload(&config);
         for db in self.shared.registry.databases() {
-            self.reload_database(&config, &db);
+            let listed = [&old, &config].iter().any(|config| config.databases.contains_key(&db.name));
+            let effect = plan.effect_on(if listed { &db.name } else { "*" });
+            self.reload_database(&config, &db, effect);
         }
         (0..self.shared.worker_count()).for_each(|worker| self.shared.order(worker, Order::Reloaded));
+        plan
     }
 
-    fn reload_database(&self, config: &Config, db: &Arc<Db>) {
+    fn reload_database(&self, config: &Config, db: &Arc<Db>, effect: Option<Effect>) {
         let spec = config.databases.get(&db.name).or(config.fallback.as_ref());
         let Some(spec) = spec else {
             info!("dropping database '{}' as it does not exist anymore or inactive auto-database", db.name);
             db.pools().iter().for_each(|pool| self.end_pool(pool, "database removed"));
             return self.shared.registry.remove_database(&db.name);
         };
-        let old = db.spec.swap(spec.clone());
-        let moved = old.hosts != spec.hosts
-            || old.port != spec.port
-            || old.dbname != spec.dbname
-            || old.user != spec.user
-            || old.connect_query != spec.connect_query
-            || old.load_balance != spec.load_balance
-            || old.startup != spec.startup;
-        if moved {
+        db.spec.store(spec.clone());
+        let renewed = effect == Some(Effect::Renewed);
+        if renewed {
             db.functions.forget(Defined::ANYTHING, []); // it may be another database now
         }
         for pool in db.pools() {
             let rules = PoolRules::new(config, spec, config.users.get(&pool.user.name));
-            pool.rules.store(Arc::new(rules));
-            if moved {
+            let same = **pool.rules.load() == rules;
+            if !same {
+                pool.rules.store(Arc::new(rules));
+            }
+            if renewed {
                 pool.renew("database configuration changed");
             }
-            self.pump(&pool);
+            if renewed || !same {
+                self.pump(&pool);
+            }
         }
     }
 
@@ -338,6 +516,14 @@ impl Control {
     fn pump(&self, pool: &Arc<Pool>) {
         (0..self.shared.worker_count())
             .for_each(|worker| self.shared.order(worker, Order::Pump(pool.clone())));
+    }
+
+    /// The database of this name, or all that somebody has used.
+    fn databases_or_all(&self, name: Option<&str>) -> Result<Vec<Arc<Db>>, ControlError> {
+        match name {
+            None => Ok(self.shared.registry.databases()),
+            Some(name) => Ok(vec![self.database(name)?]),
+        }
     }
 
     fn database(&self, name: &str) -> Result<Arc<Db>, ControlError> {

@@ -1,8 +1,10 @@
 //! One copy of equal values, for whoever has them.
 
 use std::collections::HashSet;
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use crate::secrets::random;
 
 /// Shares equal values for as long as somebody has them. Locked when a value is made, not on the way of a query.
 #[derive(Debug)]
@@ -36,6 +38,11 @@ impl<T: Eq + Hash> Interner<T> {
         value
     }
 
+    /// How many distinct values there are, some perhaps that nobody has any more.
+    pub(crate) fn count(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values.len()
+    }
+
     /// Gives back what nobody has any more.
     pub(crate) fn sweep(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).sweep();
@@ -58,12 +65,24 @@ impl<T> Interner<T> {
     }
 }
 
-/// One number for equal sequences, different from run to run.
+/// One number for equal sequences, which nobody outside can foresee.
 pub(crate) fn hash_of<T: Hash>(values: impl IntoIterator<Item = T>) -> u64 {
-    static KEYS: OnceLock<RandomState> = OnceLock::new();
-    let mut hasher = KEYS.get_or_init(RandomState::new).build_hasher();
+    let mut hasher = DefaultHasher::new();
+    seed().hash(&mut hasher);
     values.into_iter().for_each(|value| value.hash(&mut hasher));
     hasher.finish()
+}
+
+static SEED: OnceLock<[u8; 16]> = OnceLock::new();
+
+/// What makes the numbers of this process its own.
+pub(crate) fn seed() -> [u8; 16] {
+    *SEED.get_or_init(random)
+}
+
+/// Makes the numbers of this process those of the one whose clients it takes over, before any was made.
+pub(crate) fn take_seed(seed: [u8; 16]) {
+    let _ = SEED.set(seed); // several poolers in one process (tests) share the first
 }
 
 #[cfg(test)]

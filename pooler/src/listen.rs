@@ -2,22 +2,26 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream as StdUnixStream};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
 use crate::config::{Listen, ListenAddr, UnixListen};
-use crate::net::{Stream, sockopt};
+use crate::handover::Inheritance;
+use crate::net::{Peer, Stream, sockopt};
 use crate::shared::Shared;
+use crate::snapshot::Listening;
 
 /// A connection that has been accepted but belongs to no event loop yet.
 pub(crate) enum Accepted {
@@ -52,6 +56,16 @@ impl Accepted {
         }
     }
 
+    /// One that another process has accepted.
+    pub(crate) fn of(fd: OwnedFd) -> Option<Accepted> {
+        let socket = Socket::from(fd);
+        match socket.domain().ok()? {
+            Domain::UNIX => Some(Accepted::Unix(socket.into())),
+            Domain::IPV4 | Domain::IPV6 => Some(Accepted::Tcp(socket.into())),
+            _ => None,
+        }
+    }
+
     /// Makes the calling thread's event loop watch it.
     pub(crate) fn into_stream(self) -> Option<Stream> {
         match self {
@@ -63,10 +77,16 @@ impl Accepted {
 
 /// A bound listening socket.
 #[derive(Debug)]
-pub enum Listener {
-    /// TCP.
+pub struct Listener {
+    socket: Bound,
+    /// Another process goes on listening: the socket's file is not removed.
+    shared: AtomicBool,
+}
+
+#[derive(Debug)]
+enum Bound {
     Tcp(std::net::TcpListener),
-    /// A Unix socket and the file to remove at the end (none for an abstract one).
+    /// With the file to remove at the end (none for an abstract one).
     Unix(UnixListener, Option<PathBuf>),
 }
 
@@ -102,47 +122,156 @@ impl std::fmt::Display for ListenError {
 
 impl std::error::Error for ListenError {}
 
+impl From<Bound> for Listener {
+    fn from(socket: Bound) -> Listener {
+        Listener { socket, shared: AtomicBool::new(false) }
+    }
+}
+
 impl Listener {
+    pub(crate) fn listening(&self) -> Listening {
+        match &self.socket {
+            Bound::Tcp(l) => Listening::new(l.as_raw_fd(), l.local_addr().ok().map(Peer::Tcp)),
+            Bound::Unix(l, _) => Listening::new(l.as_raw_fd(), None),
+        }
+    }
+
     /// The TCP port.
     pub fn port(&self) -> Option<u16> {
-        match self {
-            Listener::Tcp(l) => l.local_addr().ok().map(|a| a.port()),
-            Listener::Unix(..) => None,
+        match &self.socket {
+            Bound::Tcp(l) => l.local_addr().ok().map(|a| a.port()),
+            Bound::Unix(..) => None,
+        }
+    }
+
+    /// The file of a Unix socket.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match &self.socket {
+            Bound::Unix(_, path) => path.as_deref(),
+            Bound::Tcp(_) => None,
+        }
+    }
+
+    /// One that another process has bound, with the file of a Unix socket; `None` if it is no listening socket of those
+    /// that are used here.
+    pub(crate) fn inherited(fd: OwnedFd, path: Option<PathBuf>) -> Option<Listener> {
+        let socket = Socket::from(fd);
+        socket.set_nonblocking(true).ok()?;
+        match socket.domain().ok()? {
+            Domain::UNIX => Some(Bound::Unix(socket.into(), path).into()),
+            Domain::IPV4 | Domain::IPV6 => Some(Bound::Tcp(socket.into()).into()),
+            _ => None,
+        }
+    }
+
+    /// One that somebody has bound and goes on to own.
+    pub fn passed(fd: OwnedFd) -> Option<Listener> {
+        Listener::inherited(fd, None)
+    }
+
+    /// It is bound to this TCP address.
+    fn is_at(&self, address: SocketAddr) -> bool {
+        matches!(&self.socket, Bound::Tcp(l) if l.local_addr().is_ok_and(|bound| bound == address))
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Bound::Tcp(l) => l.as_fd(),
+            Bound::Unix(l, _) => l.as_fd(),
         }
     }
 }
 
 impl std::fmt::Display for Listener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Listener::Tcp(l) => l.local_addr().map_or(Err(std::fmt::Error), |a| a.fmt(f)),
-            Listener::Unix(_, Some(path)) => write!(f, "unix:{}", path.display()),
-            Listener::Unix(_, None) => f.write_str("unix:(abstract)"),
+        match &self.socket {
+            Bound::Tcp(l) => l.local_addr().map_or(Err(std::fmt::Error), |a| a.fmt(f)),
+            Bound::Unix(_, Some(path)) => write!(f, "unix:{}", path.display()),
+            Bound::Unix(_, None) => f.write_str("unix:(abstract)"),
         }
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Listener::Unix(_, Some(path)) = self {
+        if let (Some(path), false) = (self.path(), self.shared.load(Relaxed)) {
             let _ = std::fs::remove_file(path);
         }
     }
 }
 
-/// Binds everything that is configured. One TCP address that fails is a warning as long as another works.
+/// The listening sockets of a running pooler, and the tasks that accept on them.
+pub(crate) struct Doors {
+    shared: Arc<Shared>,
+    listeners: Mutex<Vec<(Arc<Listener>, Option<AbortHandle>)>>,
+}
+
+impl Doors {
+    pub(crate) fn new(shared: Arc<Shared>, listeners: Vec<Listener>) -> Doors {
+        let listeners = listeners.into_iter().map(|listener| (Arc::new(listener), None)).collect();
+        let doors = Doors { shared, listeners: Mutex::new(listeners) };
+        doors.open();
+        doors
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(Arc<Listener>, Option<AbortHandle>)>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Accepts on all of them.
+    pub(crate) fn open(&self) {
+        for (listener, task) in &mut *self.lock() {
+            let accepting = tokio::spawn(accept(self.shared.clone(), listener.clone()));
+            *task = Some(accepting.abort_handle());
+        }
+    }
+
+    /// Accepts no more; connections wait for another process, or until this one accepts again.
+    pub(crate) fn shut(&self) {
+        for (_, task) in &mut *self.lock() {
+            task.take().inspect(AbortHandle::abort);
+        }
+    }
+
+    /// Closes the TCP sockets: who connects is refused.
+    pub(crate) fn close_tcp(&self) {
+        self.lock().retain_mut(|(listener, task)| {
+            let stays = listener.port().is_none();
+            task.take_if(|_| !stays).inspect(AbortHandle::abort);
+            stays
+        });
+    }
+
+    pub(crate) fn listeners(&self) -> Vec<Arc<Listener>> {
+        self.lock().iter().map(|(listener, _)| listener.clone()).collect()
+    }
+
+    /// The files of Unix sockets are another process's now, or, false, this one's again.
+    pub(crate) fn leave_files(&self, leave: bool) {
+        self.lock().iter().for_each(|(listener, _)| listener.shared.store(leave, Relaxed));
+    }
+}
+
+/// Binds everything that is configured, where another process has not bound it already. One TCP address that fails is a warning as long as another works.
 ///
 /// # Errors
 /// Nothing to listen on, or the Unix socket can't be made.
-pub fn bind(listen: &Listen) -> Result<Vec<Listener>, ListenError> {
-    let mut listeners = Vec::new();
+pub fn bind(listen: &Listen, inherited: Option<&mut Inheritance>) -> Result<Vec<Listener>, ListenError> {
+    let mut inherited = inherited.map(Inheritance::listeners).unwrap_or_default();
+    let mut listeners: Vec<Listener> = Vec::new();
     let mut port = listen.port;
     for listed in &listen.addrs {
         for address in resolve(listed, port) {
-            let bound = address.and_then(|address| bind_tcp(address, listen));
+            let bound = address.and_then(|address| {
+                match inherited.iter().position(|listener| listener.is_at(address)) {
+                    Some(at) => Ok(inherited.swap_remove(at)),
+                    None => bind_tcp(address, listen).map(|socket| Bound::Tcp(socket).into()),
+                }
+            });
             match bound {
                 Ok(listener) => {
-                    let listener = Listener::Tcp(listener);
                     port = listener.port().unwrap_or(port); // further addresses take the port the kernel chose
                     info!("listening on {listener}");
                     listeners.push(listener);
@@ -155,9 +284,28 @@ pub fn bind(listen: &Listen) -> Result<Vec<Listener>, ListenError> {
         return Err(ListenError::NoAddress(format!("{:?}", listen.addrs)));
     }
     if let Some(unix) = &listen.unix {
-        listeners.push(bind_unix(unix, port, listen.backlog)?);
+        let path = unix.dir.join(format!(".s.PGSQL.{port}"));
+        let known = inherited.iter().position(|listener| listener.path() == Some(&path));
+        listeners.push(match known {
+            Some(at) => inherited.swap_remove(at),
+            None => bind_unix(unix, port, listen.backlog)?,
+        });
+        info!("listening on unix:{}", path.display());
     }
     if listeners.is_empty() { Err(ListenError::Nowhere) } else { Ok(listeners) }
+}
+
+/// Makes sure that no other process listens on the Unix socket that is configured.
+///
+/// # Errors
+/// One does.
+pub fn check_in_use(listen: &Listen) -> Result<(), ListenError> {
+    let dir = listen.unix.as_ref().map(|unix| &unix.dir);
+    let path = dir.map(|dir| dir.join(format!(".s.PGSQL.{}", listen.port)));
+    match path.filter(|path| StdUnixStream::connect(path).is_ok()) {
+        Some(path) => Err(ListenError::UnixInUse(path)),
+        None => Ok(()),
+    }
 }
 
 fn resolve(address: &ListenAddr, port: u16) -> Vec<io::Result<SocketAddr>> {
@@ -214,8 +362,7 @@ fn bind_unix(unix: &UnixListen, port: u16, backlog: u32) -> Result<Listener, Lis
     }
     socket.listen(backlog.min(i32::MAX as u32) as i32).map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
-    info!("listening on unix:{}", path.display());
-    Ok(Listener::Unix(socket.into(), (!is_abstract).then_some(path)))
+    Ok(Bound::Unix(socket.into(), (!is_abstract).then_some(path)).into())
 }
 
 /// Number of a group, given by number or by name.
@@ -229,7 +376,7 @@ fn group_id(group: &str) -> io::Result<u32> {
 }
 
 /// Accepts connections and gives each to the worker with the fewest, until the future is dropped.
-pub(crate) async fn accept(shared: Arc<Shared>, listener: Listener) {
+async fn accept(shared: Arc<Shared>, listener: Arc<Listener>) {
     let acceptor = match Acceptor::new(&listener) {
         Ok(acceptor) => acceptor,
         Err(error) => return warn!("cannot watch {listener}: {error}"),
@@ -242,8 +389,15 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: Listener) {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
+    let mut suspended = shared.suspended.subscribe();
     loop {
-        match acceptor.accept(&shared).await {
+        let _ = suspended.wait_for(|suspended| !suspended).await;
+        let accepted = tokio::select! {
+            biased;
+            _ = suspended.wait_for(|suspended| *suspended) => continue,
+            accepted = acceptor.accept(&shared) => accepted,
+        };
+        match accepted {
             Ok(mut accepted) => {
                 while accepted.takes_reserve() {
                     pause(Errno::EMFILE.into()).await;
@@ -268,9 +422,9 @@ enum Acceptor {
 
 impl Acceptor {
     fn new(listener: &Listener) -> io::Result<Acceptor> {
-        Ok(match listener {
-            Listener::Tcp(l) => Acceptor::Tcp(tokio::net::TcpListener::from_std(l.try_clone()?)?),
-            Listener::Unix(l, _) => Acceptor::Unix(tokio::net::UnixListener::from_std(l.try_clone()?)?),
+        Ok(match &listener.socket {
+            Bound::Tcp(l) => Acceptor::Tcp(tokio::net::TcpListener::from_std(l.try_clone()?)?),
+            Bound::Unix(l, _) => Acceptor::Unix(tokio::net::UnixListener::from_std(l.try_clone()?)?),
         })
     }
 

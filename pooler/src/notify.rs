@@ -23,8 +23,10 @@ mod hub;
 mod inbox;
 
 use std::collections::BTreeSet;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 pub(crate) use hub::{Hub, Joining, quoted};
 use inbox::Inbox;
@@ -73,6 +75,30 @@ impl Listener {
         self.channels.retain(|channel| channels.contains(channel));
         self.hub.leave(&self.inbox, &gone);
         self.inbox.forget(&gone);
+    }
+
+    /// The client goes to a process whose hub waits for this marker. False: it can't be sent now.
+    pub(crate) fn mark(&self, channel: &str, number: u64) -> bool {
+        self.hub.mark(&self.inbox, channel, number)
+    }
+
+    /// It does not go, or has gone: the marker's channel is left.
+    pub(crate) fn unmark(&self, channel: &str) {
+        let channels = [Box::from(channel)];
+        self.hub.leave(&self.inbox, &channels);
+        self.inbox.forget(&channels);
+    }
+
+    /// Waits for the marker, and moves to `out` what has come before it.
+    pub(crate) async fn told_before(&self, channel: &str, number: u64, out: &mut Vec<u8>) {
+        poll_fn(|cx| {
+            self.inbox.watch(cx);
+            match self.inbox.take_before(channel, number, out) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        })
+        .await;
     }
 
     pub(crate) fn hub(&self) -> &Arc<Hub> {

@@ -60,6 +60,11 @@ pub(crate) struct Params {
 }
 
 impl Params {
+    /// How many distinct sets there are.
+    pub(crate) fn count(&self) -> usize {
+        self.sets.count()
+    }
+
     pub(crate) fn new(tracked: Arc<Tracked>) -> Params {
         Params { tracked, sets: Interner::default() }
     }

@@ -15,9 +15,10 @@ mod text;
 
 pub(crate) use again::{Fault, plan_changed};
 pub(crate) use client::ClientStatements;
+pub(crate) use description::forget_what_is_told;
 pub(crate) use moments::Moments;
 pub(crate) use server::ServerStatements;
-pub(crate) use text::{Texts, query_of, simple_query};
+pub(crate) use text::{Texts, begin_ids_at, next_id, query_of, simple_query};
 
 use protocol::frame::{HEADER_LEN, put};
 use protocol::message::{self, TxStatus};
@@ -138,13 +139,13 @@ impl Exchange<'_> {
             if verb == Use::Deallocate {
                 self.server.deallocate(&name);
             }
+            if self.server.close_stray(&name) {
+                self.send(b'C', origin, |out| statement_body(out, &name)); // it may be there for a Parse that has failed
+            }
             let Some(known) = self.client.get(&name) else { continue };
             let statement = known.statement.clone();
             // An empty statement is always accepted, and enough where it is not executed.
             let text = if verb == Use::Execute { &*statement.text } else { EMPTY };
-            if self.server.close_stray(&name) {
-                self.send(b'C', origin, |out| statement_body(out, &name));
-            }
             self.make_stray(&name, text, origin);
         }
         if query && self.machine.batch_is_open() {

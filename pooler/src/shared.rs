@@ -14,38 +14,52 @@ use tokio::sync::watch;
 
 use crate::buffers::Buffers;
 use crate::clients::Clients;
-use crate::config::Config;
+use crate::config::{Config, Database};
 use crate::console::Console;
 use crate::consoles::Consoles;
 use crate::error::Refusal;
 use crate::events::Events;
+use crate::handover::Handover;
 use crate::lifecycle::Phase;
+use crate::names::Names;
 use crate::peers::Peers;
 use crate::pool::{Census, Hosts, Registry, Tally};
 use crate::secrets::Secrets;
-use crate::worker::{Order, WorkerHandle};
+use crate::snapshot::Listening;
+use crate::worker::{Leaving, Order, WorkerHandle};
 
 /// One clock for the process: microseconds since it started.
 #[derive(Debug)]
 pub(crate) struct Clock {
     start: Instant,
     wall: SystemTime,
+    first: u64,
 }
 
 impl Clock {
-    fn new() -> Clock {
-        Clock { start: Instant::now(), wall: SystemTime::now() }
+    /// `first`: what it shows now, where it goes on with the clock of another process.
+    fn new(first: u64) -> Clock {
+        let wall = SystemTime::now() - Duration::from_micros(first);
+        Clock { start: Instant::now(), wall, first: first.max(1) }
     }
 
     /// Microseconds since the start, from 1 on so that 0 can stand for "never".
     pub(crate) fn micros(&self) -> u64 {
-        self.start.elapsed().as_micros() as u64 + 1
+        self.start.elapsed().as_micros() as u64 + self.first
     }
 
     /// Wall-clock time of a moment.
     pub(crate) fn wall(&self, micros: u64) -> SystemTime {
         self.wall + Duration::from_micros(micros)
     }
+}
+
+/// Where the clock, the numbers of sockets and a pause stand.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counted {
+    pub(crate) clock: u64,
+    pub(crate) next_id: u64,
+    pub(crate) paused: bool,
 }
 
 /// The process-wide state; one for each pooler (tests run several in a process).
@@ -57,6 +71,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) census: Arc<Census>,
     pub(crate) hosts: Hosts,
+    pub(crate) names: Names,
     pub(crate) clients: Clients,
     /// Of connections that have not come to a pool.
     pub(crate) events: Events,
@@ -72,24 +87,36 @@ pub(crate) struct Shared {
     phase_now: AtomicU8,
     /// Set once, before the first connection is accepted.
     pub(crate) workers: OnceLock<Vec<WorkerHandle>>,
+    /// Set once as well.
+    pub(crate) listening: OnceLock<Vec<Listening>>,
     worker_count: usize,
     ids: AtomicU64,
+    /// Smaller ones were given out by the process before this one.
+    first_id: u64,
+    /// Clients are told to leave, because the process ends.
+    pub(crate) drains: AtomicBool,
+    /// Clients that come from another process, or go to one.
+    pub(crate) handover: Handover,
     paused: AtomicBool,
+    /// By `SUSPEND`: nothing is accepted and nothing read.
+    pub(crate) suspended: watch::Sender<bool>,
     /// The port that was bound, for the console; the configured one may be 0.
     pub(crate) port: AtomicUsize,
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config, console: Arc<dyn Console>) -> Shared {
+    /// What it counts goes on where `since` says that it was.
+    pub(crate) fn new(config: Config, console: Arc<dyn Console>, since: Counted) -> Shared {
         let peers = Peers::default();
         peers.reload(&config);
         Shared {
             peers,
-            clock: Clock::new(),
+            clock: Clock::new(since.clock),
             tracked: Arc::new(Tracked::new(&config.params.track_extra)),
             registry: Registry::default(),
             census: Arc::default(),
             hosts: Hosts::default(),
+            names: Names::default(),
             clients: Clients::default(),
             events: Events::default(),
             salvaging: Arc::default(),
@@ -100,9 +127,14 @@ impl Shared {
             phase_changes: watch::Sender::new(Phase::Running),
             phase_now: AtomicU8::new(Phase::Running as u8),
             workers: OnceLock::new(),
+            listening: OnceLock::new(),
             worker_count: config.workers.get(),
-            ids: AtomicU64::new(1),
-            paused: AtomicBool::new(false),
+            ids: AtomicU64::new(since.next_id.max(1)),
+            first_id: since.next_id,
+            paused: AtomicBool::new(since.paused),
+            drains: AtomicBool::new(false),
+            handover: Handover::default(),
+            suspended: watch::Sender::new(false),
             port: AtomicUsize::new(config.listen.port.into()),
             config: ArcSwap::from_pointee(config),
         }
@@ -111,6 +143,25 @@ impl Shared {
     /// The next number for a socket, client or server.
     pub(crate) fn next_id(&self) -> u64 {
         self.ids.fetch_add(1, Relaxed)
+    }
+
+    /// What a client begins with that comes now.
+    pub(crate) fn leaving(&self) -> Leaving {
+        match (self.drains.load(Relaxed), self.handover.gives()) {
+            (true, _) => Leaving::Drains,
+            (_, true) => Leaving::Travels,
+            _ => Leaving::No,
+        }
+    }
+
+    /// The first number that this process has given out, if it has taken over from another.
+    pub(crate) fn first_id(&self) -> u64 {
+        self.first_id
+    }
+
+    /// What a process that takes over goes on with.
+    pub(crate) fn counted(&self) -> Counted {
+        Counted { clock: self.clock.micros(), next_id: self.next_id(), paused: self.is_paused() }
     }
 
     pub(crate) fn worker_count(&self) -> usize {
@@ -132,6 +183,10 @@ impl Shared {
         self.paused.store(paused, Relaxed);
     }
 
+    pub(crate) fn is_suspended(&self) -> bool {
+        *self.suspended.borrow()
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port.load(Relaxed) as u16
     }
@@ -140,7 +195,8 @@ impl Shared {
     pub(crate) fn forget_unused_databases(&self, now: u64) {
         let limit = self.config.load().timeouts.autodb_idle.map(|d| d.as_micros() as u64);
         for db in self.registry.databases() {
-            let used = db.clients.get() > 0 || db.servers.get() > 0 || db.paused.load(Relaxed);
+            let steered = db.paused.load(Relaxed) || db.disabled.load(Relaxed);
+            let used = db.clients.get() > 0 || db.servers.get() > 0 || steered;
             if !db.auto || used {
                 db.last_used.store(now, Relaxed);
             } else if limit.is_some_and(|limit| now.saturating_sub(db.last_used.load(Relaxed)) >= limit) {
@@ -150,6 +206,37 @@ impl Shared {
                 );
                 db.pools().iter().for_each(|pool| self.registry.remove_pool(pool));
                 self.registry.remove_database(&db.name);
+            }
+        }
+    }
+
+    /// Drops pools that have had no connection for long.
+    pub(crate) fn forget_unused_pools(&self, now: u64) {
+        let Some(limit) = self.config.load().timeouts.pool_idle else { return };
+        for pool in self.registry.pools() {
+            let Some(since) = pool.unused_since(now) else { continue };
+            let idle = now.saturating_sub(since);
+            if idle >= limit.as_micros() as u64 && self.registry.forget_pool(&pool, since) {
+                tracing::info!(
+                    "cleaning up idle pool for user {} on db {} because: pool idle timeout (age={}s)",
+                    pool.user.name,
+                    pool.db.name,
+                    idle / 1_000_000
+                );
+            }
+        }
+    }
+
+    /// A database with a forced user and a minimum has its pool, and so its servers, before any client comes.
+    pub(crate) fn make_kept_pools(self: &Arc<Self>, now: u64) {
+        let config = self.config.load();
+        let min = |db: &Database| db.min_pool_size.unwrap_or(config.sizes.min);
+        for spec in config.databases.values().filter(|db| min(db) > 0) {
+            let (Some(user), Ok(db)) = (&spec.user, self.registry.database(&config, &spec.name, now)) else {
+                continue;
+            };
+            if !db.paused.load(Relaxed) && db.pools().is_empty() && self.phase() == Phase::Running {
+                self.registry.pool(self, &db, user);
             }
         }
     }

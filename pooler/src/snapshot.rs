@@ -1,6 +1,7 @@
 //! What the pooler looks like at one moment, as plain data: the console and the metrics render the same rows.
 
 mod load;
+mod process;
 
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroUsize;
@@ -23,6 +24,9 @@ use crate::pool::{Db, Pool};
 use crate::server::{ServerInfo, ServerState};
 use crate::shared::Shared;
 use crate::stats::Totals;
+
+pub use process::{FdRow, MemoryRow};
+pub(crate) use process::{Listening, arriving, fds, memory};
 
 /// One pool.
 #[derive(Debug, Clone)]
@@ -57,6 +61,12 @@ pub struct PoolRow {
     pub pool_mode: PoolMode,
     /// Set for host lists only.
     pub load_balance: Option<LoadBalance>,
+    /// Servers that it may have without the reserve; `None` is no limit.
+    pub size: Option<usize>,
+    /// Servers that it may have besides when clients have waited.
+    pub reserve: usize,
+    /// Counters since the start.
+    pub total: Totals,
 }
 
 /// One connection, client or server.
@@ -94,6 +104,12 @@ pub struct SocketRow {
     pub remote_pid: u32,
     /// Tracked `application_name`.
     pub application_name: Option<String>,
+    /// Bytes of the message that the console is answering.
+    pub answering: usize,
+    /// Bytes that were read from it and could not be dealt with yet.
+    pub input: usize,
+    /// Bytes for it that it has not taken yet.
+    pub unsent: usize,
 }
 
 /// A client that keeps its server between transactions.
@@ -199,6 +215,8 @@ pub struct DatabaseRow {
     pub paused: bool,
     /// `DISABLE` is in effect.
     pub disabled: bool,
+    /// No server is open, and none of its hosts could be reached when they were last tried.
+    pub cut_off: bool,
 }
 
 /// One user.
@@ -220,6 +238,17 @@ pub struct UserRow {
     pub max_client_connections: usize,
     /// Clients now, as login user.
     pub current_client_connections: usize,
+}
+
+/// A name that was looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsHostRow {
+    /// The name.
+    pub hostname: String,
+    /// For how long the answer still counts, in seconds.
+    pub ttl: u64,
+    /// The addresses as `ip:0`, separated by commas; empty where the look-up failed.
+    pub addrs: String,
 }
 
 /// One peer.
@@ -271,21 +300,21 @@ fn load_balance(db: &Db) -> Option<LoadBalance> {
 
 pub(crate) fn pools(shared: &Shared) -> Vec<PoolRow> {
     let now = shared.clock.micros();
-    let clients = shared.clients.all();
-    let mut rows: Vec<_> = shared.registry.pools().iter().map(|pool| pool_row(pool, &clients, now)).collect();
+    let mut rows: Vec<_> = shared.registry.pools().iter().map(|pool| pool_row(pool, now)).collect();
     rows.push(console_pool(shared));
     rows.sort_by(|a, b| (&a.database, &a.user).cmp(&(&b.database, &b.user)));
     rows
 }
 
-fn pool_row(pool: &Pool, clients: &[Arc<ClientInfo>], now: u64) -> PoolRow {
-    let mine = clients.iter().filter(|c| std::ptr::eq(&*c.pool, pool));
+/// Made of counters: the cost is the same with ten clients and with ten thousand.
+fn pool_row(pool: &Pool, now: u64) -> PoolRow {
     let waiting: usize = pool.shards.iter().map(|s| s.counts().1).sum();
-    let logged_in_waiting = mine.clone().filter(|c| c.state() == ClientState::Waiting).count();
+    let logged_in_waiting = waiting.saturating_sub(pool.arriving.get());
+    let rules = pool.rules.load();
     PoolRow {
         database: pool.db.name.clone(),
         user: pool.user.name.clone(),
-        cl_active: mine.count() - logged_in_waiting,
+        cl_active: pool.logged_in.load(Relaxed).saturating_sub(logged_in_waiting),
         cl_waiting: waiting,
         cancelling: pool.cancelling.get(),
         sv_active: pool.count(ServerState::Active),
@@ -296,8 +325,11 @@ fn pool_row(pool: &Pool, clients: &[Arc<ClientInfo>], now: u64) -> PoolRow {
         sv_login: pool.connecting(),
         maxwait: pool.oldest_wait().map_or(0, |since| now.saturating_sub(since)),
         statements: pool.texts.usage(),
-        pool_mode: pool.rules.load().mode,
+        pool_mode: rules.mode,
         load_balance: load_balance(&pool.db),
+        size: rules.size,
+        reserve: rules.reserve,
+        total: pool.totals(),
     }
 }
 
@@ -318,6 +350,9 @@ fn console_pool(shared: &Shared) -> PoolRow {
         statements: (0, 0),
         pool_mode: PoolMode::Statement,
         load_balance: None,
+        size: None,
+        reserve: 0,
+        total: shared.consoles.totals(),
     }
 }
 
@@ -348,6 +383,9 @@ fn console_client(shared: &Shared, client: ConsoleInfo) -> SocketRow {
         link: None,
         remote_pid: client.remote.pid().map_or(0, |pid| pid as u32),
         application_name: client.application_name,
+        answering: client.busy,
+        input: 0,
+        unsent: 0,
     }
 }
 
@@ -374,6 +412,9 @@ fn client_row(shared: &Shared, client: &ClientInfo) -> SocketRow {
         link: Some(client.server.load(Relaxed)).filter(|id| *id != 0),
         remote_pid: client.remote.pid().map_or(0, |pid| pid as u32),
         application_name: client.params().application_name().map(str::to_owned),
+        answering: 0,
+        input: client.input.load(Relaxed),
+        unsent: client.unsent.load(Relaxed),
     }
 }
 
@@ -418,6 +459,9 @@ fn server_row(shared: &Shared, pool: &Pool, server: &ServerInfo) -> SocketRow {
         link: Some(server.client.load(Relaxed)).filter(|id| *id != 0),
         remote_pid: server.pid,
         application_name: server.params().application_name().map(str::to_owned),
+        answering: 0,
+        input: 0,
+        unsent: 0,
     }
 }
 
@@ -535,6 +579,7 @@ fn console_database(shared: &Shared) -> DatabaseRow {
         current_client_connections: shared.consoles.len(),
         paused: false,
         disabled: false,
+        cut_off: false,
     }
 }
 
@@ -567,6 +612,7 @@ fn database_row(shared: &Shared, db: &Db) -> DatabaseRow {
         current_client_connections: db.clients.get(),
         paused: db.paused.load(Relaxed),
         disabled: db.disabled.load(Relaxed),
+        cut_off: db.servers.get() == 0 && shared.hosts.down_until(&spec).is_some(),
     }
 }
 

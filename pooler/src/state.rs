@@ -99,7 +99,7 @@ pub(crate) fn may_set(effects: Effects) -> bool {
 
 /// Settings may be others than those that are known, until the next audit.
 pub(crate) fn unsettles(effects: Effects) -> bool {
-    effects.intersects(SETS.union(Effects::LOCAL_SETTINGS).union(Effects::CALLS).union(Effects::OPAQUE))
+    effects.intersects(SETS.union(ANYTHING).union(Effects::LOCAL_SETTINGS))
 }
 
 /// What ties a client to its server.
@@ -140,6 +140,15 @@ impl Pins {
         (Pins::LONG, "long statement"),
         (Pins::UNKNOWN, "unknown"),
     ];
+
+    /// To be taken along to another process.
+    pub(crate) fn bits(self) -> u16 {
+        self.0
+    }
+
+    pub(crate) fn from_bits(bits: u16) -> Pins {
+        Pins(bits)
+    }
 
     pub(crate) fn is_empty(self) -> bool {
         self.0 == 0

@@ -19,8 +19,10 @@ use crate::alarms::{Alarm, Alarms};
 use crate::blockers::{self, Question};
 use crate::cancel::{self, Cancels};
 use crate::clients::{ClientInfo, ClientState};
+use crate::control::Control;
 use crate::error::Refusal;
 use crate::events::Throttle;
+use crate::handover::{self, Arriving, ListenAhead};
 use crate::lifecycle::Phase;
 use crate::listen::Accepted;
 use crate::pool::Pool;
@@ -38,12 +40,20 @@ const TICK: Duration = Duration::from_millis(250);
 const SWEEP: u32 = 20;
 
 /// Bytes read at once. Large enough for bulk transfers, small enough to stay in the second-level cache.
-const READ_BUFFER: usize = 64 << 10;
+pub(crate) const READ_BUFFER: usize = 64 << 10;
 
 /// What a worker is told to do.
 pub(crate) enum Order {
     /// Admit a new connection.
     Accept(Accepted),
+    /// Make a session of a client that comes from another process.
+    Arrive(Box<Arriving>),
+    /// Listen for a client that is about to come.
+    ListenAhead(Box<ListenAhead>),
+    /// A client is to go to another process as soon as it is at rest.
+    Travel(Arc<ClientInfo>),
+    /// Clients are to end as soon as they are outside a transaction.
+    Drain,
     /// A place may be free for clients that wait in this pool.
     Pump(Arc<Pool>),
     /// A client waits in this pool.
@@ -60,6 +70,13 @@ pub(crate) enum Order {
     PhaseChanged,
     /// There is a new configuration.
     Reloaded,
+    /// The servers that this pool has had are to be closed.
+    Renewed(Arc<Pool>),
+    /// `SUSPEND`: sessions are to come to rest, those that have not yet are to be ended if there is a refusal for them.
+    /// Answered with their number.
+    Suspend(Option<Refusal>, tokio::sync::oneshot::Sender<usize>),
+    /// It is over.
+    Unsuspend,
 }
 
 /// The way to a worker from other threads.
@@ -83,6 +100,23 @@ impl WorkerHandle {
         self.load.fetch_add(1, Relaxed);
         self.send(Order::Accept(accepted));
     }
+
+    /// The same for a client that comes from another process.
+    pub(crate) fn receive(&self, arriving: Arriving) {
+        self.load.fetch_add(1, Relaxed);
+        self.send(Order::Arrive(Box::new(arriving)));
+    }
+}
+
+/// Whether a client is to leave, and how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Leaving {
+    #[default]
+    No,
+    /// To another process, when it is at rest.
+    Travels,
+    /// It is ended when it is outside a transaction.
+    Drains,
 }
 
 /// What the worker's other tasks may know and do of a session.
@@ -99,10 +133,18 @@ pub(crate) struct Local {
     pub(crate) request: Cell<u64>,
     /// It waits so long that it is to be told.
     pub(crate) long_wait: Cell<bool>,
+    /// The wait was cancelled when a server had been granted already.
+    pub(crate) cancelled_late: Cell<bool>,
+    /// Its server is to be closed.
+    pub(crate) outdated: Cell<bool>,
     /// A request of the client's is being answered.
     pub(crate) busy: Cell<bool>,
     /// A request of the pooler's own stands in front of it.
     pub(crate) preparing: Cell<bool>,
+    /// It reads nothing more, as `SUSPEND` has asked.
+    pub(crate) resting: Cell<bool>,
+    /// It is to leave as soon as it can.
+    pub(crate) leaving: Cell<Leaving>,
     /// Its request waits until nobody is connected to a database.
     pub(crate) vacating: Cell<Vacating>,
     /// When it gives up a server that it keeps for a moment only, in microseconds; 0: it keeps none.
@@ -133,8 +175,12 @@ impl Local {
             server: RefCell::default(),
             request: Cell::default(),
             long_wait: Cell::default(),
+            cancelled_late: Cell::default(),
+            outdated: Cell::default(),
             busy: Cell::default(),
             preparing: Cell::default(),
+            resting: Cell::default(),
+            leaving: Cell::default(),
             vacating: Cell::default(),
             unpin_at: Cell::default(),
             listed: Cell::default(),
@@ -157,6 +203,11 @@ impl Local {
         self.wake();
     }
 
+    fn leave(&self, leaving: Leaving) {
+        self.leaving.set(leaving);
+        self.wake();
+    }
+
     pub(crate) fn wake(&self) {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
@@ -166,6 +217,15 @@ impl Local {
     /// It neither has a server nor waits for one.
     fn is_idle(&self) -> bool {
         self.info.state() == ClientState::Idle
+    }
+
+    /// Has it look whether it has to part from its server.
+    fn note_outdated(&self) {
+        let old = |server: &Arc<ServerInfo>| server.generation != self.info.pool.generation();
+        if self.server.borrow().as_ref().is_some_and(old) {
+            self.outdated.set(true);
+            self.wake();
+        }
     }
 
     /// No request of the pooler's own stands in front of the client's any more.
@@ -207,6 +267,8 @@ pub(crate) struct Worker {
     ticks: Cell<u32>,
     /// Since the last tick clients were not read because too much is kept in all.
     pub(crate) pressed: Cell<bool>,
+    /// Sessions are to rest (`SUSPEND`).
+    pub(crate) suspended: Cell<bool>,
     /// In microseconds.
     pub(crate) statement_grace: Cell<u64>,
     /// Sessions that keep a server for a moment only.
@@ -254,6 +316,13 @@ impl Worker {
     }
 
     fn tick(self: &Rc<Self>) {
+        if self.suspended.get() {
+            if self.index == 0 && self.shared.consoles.len() == 0 {
+                tracing::info!("admin disappeared when suspended, doing RESUME");
+                Control::new(self.shared.clone()).unsuspend();
+            }
+            return;
+        }
         let now = self.shared.clock.micros();
         self.pinned.borrow_mut().retain(|local| {
             let at = local.unpin_at.get();
@@ -271,6 +340,8 @@ impl Worker {
         self.alarms.sweep(&self.sessions.borrow());
         if self.index == 0 {
             self.shared.forget_unused_databases(now);
+            self.shared.forget_unused_pools(now);
+            self.shared.make_kept_pools(now);
             self.shared.keep_buffer_limit();
             if self.ticks.replace((self.ticks.get() + 1) % SWEEP) == 0 {
                 self.shared.forget_unused_values();
@@ -307,6 +378,23 @@ impl Worker {
         }
     }
 
+    /// How many sessions have not come to rest; with a refusal they are ended. Those that wait for a server have nothing
+    /// under way and wait on.
+    fn stirring(&self, refusal: Option<Refusal>) -> usize {
+        let sessions = self.sessions.borrow();
+        let stirring: Vec<_> = sessions
+            .values()
+            .filter(|local| !local.resting.get() && local.info.state() != ClientState::Waiting)
+            .collect();
+        for local in &stirring {
+            match &refusal {
+                Some(refusal) => local.end(refusal.clone()),
+                None => local.wake(),
+            }
+        }
+        stirring.len()
+    }
+
     fn note_settings(&self) {
         let config = self.shared.config.load();
         self.max_packet_size.set(config.limits.max_packet_size);
@@ -324,6 +412,19 @@ impl Worker {
             Order::Accept(accepted) => {
                 let leave = Leave(self.load.clone());
                 self.spawn(admit::admit(self.clone(), accepted, leave));
+            }
+            Order::Arrive(arriving) => {
+                let leave = Leave(self.load.clone());
+                self.spawn(handover::settle(self.clone(), *arriving, leave));
+            }
+            Order::ListenAhead(ahead) => self.spawn(handover::listen(self.clone(), *ahead)),
+            Order::Travel(client) => {
+                if let Some(local) = self.sessions.borrow().get(&client.id) {
+                    local.leave(Leaving::Travels);
+                }
+            }
+            Order::Drain => {
+                self.sessions.borrow().values().for_each(|local| local.leave(Leaving::Drains));
             }
             Order::Pump(pool) => pool.pump(self),
             Order::AskBack(pool) => self.wake_pinned(&pool),
@@ -351,6 +452,18 @@ impl Worker {
                     self.sessions.borrow().values().for_each(|local| local.wake());
                 }
             }
+            Order::Suspend(refusal, answer) => {
+                self.suspended.set(self.shared.is_suspended()); // it may be over by now
+                let _ = answer.send(self.stirring(refusal));
+            }
+            Order::Unsuspend => {
+                self.suspended.set(false);
+                for local in self.sessions.borrow().values() {
+                    local.resting.set(false);
+                    local.wake();
+                }
+                self.shared.registry.pools().iter().for_each(|pool| pool.pump(self));
+            }
             Order::Reloaded => {
                 self.note_settings();
                 let sessions = self.sessions.borrow();
@@ -358,7 +471,13 @@ impl Worker {
                 for local in sessions.values().filter(|local| local.server.borrow().is_some()) {
                     local.alarm.ring();
                     local.wake();
+                    local.note_outdated();
                 }
+            }
+            Order::Renewed(pool) => {
+                let sessions = self.sessions.borrow();
+                let clients = sessions.values().filter(|local| Arc::ptr_eq(&local.info.pool, &pool));
+                clients.for_each(|local| local.note_outdated());
             }
         }
     }
@@ -400,6 +519,7 @@ pub(crate) fn start(shared: Arc<Shared>, index: usize) -> io::Result<(WorkerHand
             client_buffer_limit: Cell::default(),
             ticks: Cell::default(),
             pressed: Cell::default(),
+            suspended: Cell::default(),
             refuse_simple_query: Cell::default(),
             query_stats: Cell::default(),
             fingerprints: Fingerprints::default(),

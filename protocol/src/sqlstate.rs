@@ -39,8 +39,12 @@ impl SqlState {
     pub const INVALID_PASSWORD: SqlState = SqlState(*b"28P01");
     /// `invalid_catalog_name`: no such database.
     pub const INVALID_CATALOG_NAME: SqlState = SqlState(*b"3D000");
+    /// `invalid_cursor_name`: no such portal.
+    pub const INVALID_CURSOR_NAME: SqlState = SqlState(*b"34000");
     /// `statement_completion_unknown`: the server was lost and the statement may have run.
     pub const STATEMENT_COMPLETION_UNKNOWN: SqlState = SqlState(*b"40003");
+    /// `duplicate_cursor`: a portal of that name exists.
+    pub const DUPLICATE_CURSOR: SqlState = SqlState(*b"42P03");
     /// `duplicate_prepared_statement`.
     pub const DUPLICATE_PREPARED_STATEMENT: SqlState = SqlState(*b"42P05");
     /// `out_of_memory`.

@@ -12,13 +12,22 @@ use crate::rows::{Table, cells};
 /// What this version has.
 const USAGE: &str = "
 \tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|LISTS|STATE|VERSION
-\tSHOW PINS|PIN_TOTALS|PREPARED|LATENCY|WAITING|QUERIES|BLOCKERS|ADVICE
+\tSHOW PEERS|PEER_POOLS|FDS|SOCKETS|ACTIVE_SOCKETS|MEM|DNS_HOSTS|DNS_ZONES
+\tSHOW PINS|PIN_TOTALS|PREPARED|EVENTS|LATENCY|WAITING|QUERIES|BLOCKERS|ADVICE
 \tSHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
+\tSET key = value
 \tRELOAD
+\tRELOAD_PLAN [<file>]
 \tPAUSE [<db>]
 \tRESUME [<db>]
+\tDISABLE <db>
+\tENABLE <db>
+\tRECONNECT [<db>]
 \tKILL [<db>]
 \tCANCEL <client_id>
+\tKILL_CLIENT <client_id>
+\tSUSPEND
+\tWAIT_CLOSE [<db>]
 \tSHUTDOWN [WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS]";
 
 /// A notice in place of a table.
@@ -35,8 +44,9 @@ pub(super) fn version(table: &mut Table) {
 
 /// The state of the process; databases paused by name do not show here.
 pub(super) fn state(table: &mut Table, control: &Control) {
-    let paused = control.is_paused();
-    for (state, holds) in [("active", !paused), ("paused", paused), ("suspended", false)] {
+    let (paused, suspended) = (control.is_paused(), control.is_suspended());
+    let active = !paused && !suspended;
+    for (state, holds) in [("active", active), ("paused", paused), ("suspended", suspended)] {
         table.row(cells![state, yes_or_no(holds)]);
     }
 }
@@ -44,6 +54,13 @@ pub(super) fn state(table: &mut Table, control: &Control) {
 pub(super) fn config(table: &mut Table, configuration: &dyn Configuration) {
     for row in configuration.settings().show() {
         table.row(cells![row.key, row.value, row.default, yes_or_no(row.changeable)]);
+    }
+}
+
+/// There are no spare objects: what is freed goes back to the system.
+pub(super) fn memory(table: &mut Table, control: &Control) {
+    for row in control.memory() {
+        table.row(cells![row.name, row.size, row.used, 0u32, row.total]);
     }
 }
 

@@ -13,10 +13,10 @@ mod waiting;
 
 pub(crate) use advice::advice;
 pub(crate) use blockers::blockers;
-use pgbouncer_compat::columns::{ITEMS, Show};
+use pgbouncer_compat::columns::Show;
 use pooler::control::Control;
 
-use crate::console::{Answer, Configuration, not_implemented};
+use crate::console::{Answer, Configuration};
 use crate::rows::Table;
 
 /// Answers `SHOW item`.
@@ -37,6 +37,7 @@ pub(crate) fn answer(item: Show, control: &Control, configuration: &dyn Configur
         Show::Prepared => pools::prepared(&mut table, control),
         Show::Databases => pools::databases(&mut table, control),
         Show::Users => pools::users(&mut table, control),
+        Show::DnsHosts => connections::dns_hosts(&mut table, control),
         Show::Peers => pools::peers(&mut table, control),
         Show::PeerPools => pools::peer_pools(&mut table, control),
         Show::Latency => latency::latency(&mut table, control),
@@ -47,21 +48,12 @@ pub(crate) fn answer(item: Show, control: &Control, configuration: &dyn Configur
         Show::StatsTotals => stats::stats_totals(&mut table, control),
         Show::StatsAverages => stats::stats_averages(&mut table, control),
         Show::Totals => stats::totals(&mut table, control),
-        Show::Advice
-        | Show::Blockers
-        | Show::ActiveSockets
-        | Show::DnsHosts
-        | Show::DnsZones
-        | Show::Fds
-        | Show::Mem
-        | Show::Sockets => {
-            return Err(not_implemented(&format!("SHOW {}", name(item))));
-        }
+        Show::Advice | Show::Blockers => {} // PostgreSQL has to be asked: the console does that itself
+        Show::Sockets => connections::sockets(&mut table, control),
+        Show::ActiveSockets => connections::active_sockets(&mut table, control),
+        Show::Fds => connections::fds(&mut table, control),
+        Show::Mem => about::memory(&mut table, control),
+        Show::DnsZones => {} // the system's resolver knows none
     }
     Ok(table.finish())
-}
-
-fn name(item: Show) -> String {
-    let known = ITEMS.iter().find(|(_, known)| *known == item);
-    known.map(|(name, _)| name.to_ascii_uppercase()).unwrap_or_default()
 }

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pooler::config::{
-    Application, Auth, AuthMethod, CheckQuery, Config, Database, Limits, Listen, ListenAddr, LogRules,
-    PeerInstance, PoolMode, PoolSizes, ServerRules, SocketOptions, StartupParams, TimeLimits, Timeouts,
-    UnixListen, User, Userlist,
+    Application, Auth, AuthMethod, CheckQuery, Config, Database, DnsRules, Http, Limits, Listen, ListenAddr,
+    LogRules, PeerInstance, PoolMode, PoolSizes, Secret, ServerRules, SocketOptions, StartupParams,
+    TimeLimits, Timeouts, UnixListen, User, Userlist,
 };
 
-use super::Program;
+use super::{LogFormat, Program, Syslog};
 use crate::settings::Values;
 use crate::users;
 
@@ -36,6 +36,10 @@ pub(super) fn config(
             scram_iterations: settings.count("scram_iterations"),
         },
         limits: limits(settings),
+        dns: DnsRules {
+            max_ttl: settings.time("dns_max_ttl"),
+            nxdomain_ttl: settings.time("dns_nxdomain_ttl"),
+        },
         timeouts: timeouts(settings),
         times: times(settings),
         sizes: PoolSizes {
@@ -52,6 +56,7 @@ pub(super) fn config(
             track_extra: settings.list("track_extra_parameters"),
             application_name_add_host: settings.flag("application_name_add_host"),
             refuse_simple_query: settings.flag("disable_pqexec"),
+            login_notice: settings.text_if_any("login_notify_message").map(str::to_owned),
         },
         socket: socket_options(settings),
         log: LogRules {
@@ -59,6 +64,10 @@ pub(super) fn config(
             disconnections: settings.flag("log_disconnections"),
             pooler_errors: settings.flag("log_pooler_errors"),
             stats: settings.flag("log_stats"),
+        },
+        http: Http {
+            listen: settings.list("http_listen"),
+            admin_token: settings.text_if_any("http_admin_token").map(Secret::new),
         },
         stats_period: settings.time("stats_period"),
         query_stats: settings.count("query_stats"),
@@ -76,9 +85,33 @@ pub(super) fn program(settings: &Values, started_from: &Path) -> Program {
         conffile: settings.place("conffile").and(path("conffile")).unwrap_or(started_from.into()),
         pidfile: path("pidfile"),
         logfile: path("logfile"),
+        syslog: syslog(settings),
+        log_format: match settings.text("log_format") {
+            "json" => LogFormat::Json,
+            _ => LogFormat::Text,
+        },
         user: settings.text_if_any("user").map(str::to_owned),
         verbose: settings.place("verbose").map(|_| settings.count("verbose")),
     }
+}
+
+fn syslog(settings: &Values) -> Syslog {
+    let facility = match settings.text("syslog_facility") {
+        "user" => 1,
+        "auth" => 4,
+        "cron" => 9,
+        "authpriv" => 10,
+        "local0" => 16,
+        "local1" => 17,
+        "local2" => 18,
+        "local3" => 19,
+        "local4" => 20,
+        "local5" => 21,
+        "local6" => 22,
+        "local7" => 23,
+        _ => 3, // daemon
+    };
+    Syslog { on: settings.flag("syslog"), facility, ident: settings.text("syslog_ident").to_owned() }
 }
 
 fn listen(settings: &Values) -> Listen {
@@ -147,7 +180,11 @@ fn timeouts(settings: &Values) -> Timeouts {
         client_idle: settings.time_limit("client_idle_timeout"),
         statement_grace: settings.time("statement_timeout_grace"),
         cancel_wait: settings.time_limit("cancel_wait_timeout"),
+        drain: settings.time_limit("drain_timeout"),
+        drain_grace: settings.time("drain_grace"),
         autodb_idle: settings.time_limit("autodb_idle_timeout"),
+        pool_idle: settings.time_limit("pool_idle_timeout"),
+        suspend: settings.time_limit("suspend_timeout"),
     }
 }
 
@@ -177,6 +214,7 @@ fn server_rules(settings: &Values) -> ServerRules {
         round_robin: settings.flag("server_round_robin"),
         lifetime: settings.time("server_lifetime"),
         idle_timeout: settings.time_limit("server_idle_timeout"),
+        fast_close: settings.flag("server_fast_close"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! From a file's draft to the effective configuration, in one step that reports every fault.
 
 mod effective;
+mod set;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -10,9 +11,11 @@ use std::sync::Arc;
 
 use pooler::config::{Config, Database, Userlist};
 
+pub use set::NotSet;
+
 use crate::finding::{Faults, Finding, Place, Report, did_you_mean};
 use crate::ini::{self, Item, ReadFile};
-use crate::settings::{SETTINGS, SetError, Setting, Status, Values};
+use crate::settings::{Change, SETTINGS, SetError, Setting, Status, Values};
 use crate::{databases, limits, peers, userlist, users};
 
 /// A configuration that can be used.
@@ -26,6 +29,10 @@ pub struct Loaded {
     pub settings: Values,
     /// What is accepted and probably not meant.
     pub warnings: Vec<Finding>,
+    /// Settings that differ from those in effect. Those that are fixed at the start have kept their values above.
+    pub changes: Vec<Change>,
+    /// The files, for `SET`.
+    pub draft: Draft,
 }
 
 /// Settings of the process rather than the pooler.
@@ -37,10 +44,35 @@ pub struct Program {
     pub pidfile: Option<PathBuf>,
     /// The log is appended to it.
     pub logfile: Option<PathBuf>,
+    /// Whether and how lines go to syslog, too.
+    pub syslog: Syslog,
+    /// The form of lines on standard error and in the file.
+    pub log_format: LogFormat,
     /// Unix user to become.
     pub user: Option<String>,
     /// 1 is debug, 2 and more everything. `None`: what the command line says.
     pub verbose: Option<u32>,
+}
+
+/// How lines go to syslog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Syslog {
+    /// They do.
+    pub on: bool,
+    /// Its number.
+    pub facility: u8,
+    /// The tag of lines.
+    pub ident: String,
+}
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// PgBouncer's.
+    #[default]
+    Text,
+    /// An object a line.
+    Json,
 }
 
 /// Reads a configuration file and all that it names.
@@ -56,12 +88,29 @@ pub fn load(path: &Path) -> Result<Loaded, Faults> {
 /// # Errors
 /// Every fault of every file.
 pub fn load_from(path: &Path, read_file: &dyn Fn(&Path) -> io::Result<Vec<u8>>) -> Result<Loaded, Faults> {
+    load_over(path, None, read_file)
+}
+
+/// As [`load`], for a process in which these settings are in effect.
+///
+/// # Errors
+/// Every fault of every file.
+pub fn reload(path: &Path, running: &Values) -> Result<Loaded, Faults> {
+    load_over(path, Some(running), &|path| std::fs::read(path))
+}
+
+fn load_over(
+    path: &Path,
+    running: Option<&Values>,
+    read_file: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
+) -> Result<Loaded, Faults> {
     let mut report = Report::default();
-    let draft = Draft::read(path, read_file, &mut report);
-    let loaded = draft.resolve(path, read_file, &mut report);
+    let mut draft = Draft::read(path, read_file, &mut report);
+    let changes = running.map(|running| draft.settings.keep_fixed(running)).unwrap_or_default();
+    let loaded = draft.clone().resolve(path, read_file, &mut report);
     if report.faults.is_empty() {
         report.warnings.sort_by(|a, b| a.place.cmp(&b.place));
-        return Ok(Loaded { warnings: report.warnings, ..loaded });
+        return Ok(Loaded { warnings: report.warnings, changes, draft, ..loaded });
     }
     report.faults.sort_by(|a, b| a.place.cmp(&b.place));
     Err(Faults(report.faults))
@@ -71,8 +120,8 @@ pub fn load_from(path: &Path, read_file: &dyn Fn(&Path) -> io::Result<Vec<u8>>) 
 type Named = (String, String, Place);
 
 /// The sections' content, in the order of the files.
-#[derive(Default)]
-struct Draft {
+#[derive(Debug, Clone, Default)]
+pub struct Draft {
     settings: Values,
     databases: Vec<Named>,
     users: Vec<Named>,
@@ -242,6 +291,8 @@ impl Draft {
             program: effective::program(&settings, path),
             settings,
             warnings: Vec::new(),
+            changes: Vec::new(),
+            draft: Draft::default(),
         }
     }
 }
@@ -315,6 +366,7 @@ fn check_database(database: &Database, settings: &Values, place: &Place, report:
 
 /// Rules between settings.
 fn check_settings(settings: &Values, whole_file: &Place, report: &mut Report) {
+    check_http(settings, whole_file, report);
     if settings.list("listen_addr").is_empty() && settings.text("unix_socket_dir").is_empty() {
         report.fault(whole_file, "nowhere to listen on", "set listen_addr or unix_socket_dir");
     }
@@ -325,6 +377,32 @@ fn check_settings(settings: &Values, whole_file: &Place, report: &mut Report) {
         report.warn(place, "min_pool_size is above default_pool_size", advice);
     }
 }
+
+fn check_http(settings: &Values, whole_file: &Place, report: &mut Report) {
+    let place = settings.place("http_listen").unwrap_or(whole_file);
+    let listen = settings.list("http_listen");
+    for address in &listen {
+        let parts = address.rsplit_once(':');
+        if parts.is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+            let advice = "expected ADDRESS:PORT, such as 127.0.0.1:9127, [::1]:9127 or *:9127";
+            report.fault(place, format!("invalid address \"{address}\" in http_listen"), advice);
+        }
+    }
+    let token = settings.text("http_admin_token");
+    let place = settings.place("http_admin_token").unwrap_or(whole_file);
+    if !token.is_empty() && token.len() < SHORTEST_TOKEN {
+        let advice = "take a random one, such as `openssl rand -hex 16` prints";
+        report.warn(place, "http_admin_token is easy to guess", advice);
+    }
+    let local = |address: &String| ["127.", "[::1]", "localhost:"].iter().any(|own| address.starts_with(own));
+    if !token.is_empty() && !listen.iter().all(local) {
+        let advice = "there is no TLS: let only a proxy on this machine, or a trusted network, reach it";
+        report.warn(place, "http_admin_token is sent in the clear to an address of http_listen", advice);
+    }
+}
+
+/// A shorter token, in bytes, can be found by trying.
+const SHORTEST_TOKEN: usize = 16;
 
 #[cfg(test)]
 mod tests;

@@ -43,6 +43,19 @@ fn database(text: &str) -> Database {
     (*loaded.config.databases["db"]).clone()
 }
 
+/// What the packages install.
+#[test]
+fn the_shipped_configuration_has_no_fault() {
+    let ini = include_str!("../../../contrib/etc/pgferry.ini");
+    let users = ("/etc/pgferry/userlist.txt", include_str!("../../../contrib/etc/userlist.txt"));
+    let commented = load_files(&[("pgferry.ini", ini), users]).unwrap();
+    assert_eq!(warnings(&commented), [""; 0]);
+    // Nor have its examples, which stand behind one semicolon and a blank.
+    let examples = load_files(&[("pgferry.ini", &ini.replace("\n; ", "\n")), users]).unwrap();
+    assert_eq!(warnings(&examples), [""; 0]);
+    assert!(examples.config.fallback.is_some() && examples.program.logfile.is_some());
+}
+
 #[test]
 fn a_configuration_of_debian() {
     let users = ("/etc/pgbouncer/userlist.txt", "\"user2\" \"md5aaaa\"\n");
@@ -87,6 +100,8 @@ fn a_configuration_of_debian() {
             conffile: "pgbouncer.ini".into(),
             pidfile: Some("/var/run/postgresql/pgbouncer.pid".into()),
             logfile: Some("/var/log/postgresql/pgbouncer.log".into()),
+            syslog: Syslog { on: false, facility: 3, ident: "pgbouncer".into() },
+            log_format: LogFormat::Text,
             user: None,
             verbose: None,
         }
@@ -134,7 +149,7 @@ early = 1
 max_client_con = 1
 max_client_conn = ten
 pool_mode = pool
-server_fast_close = 1
+resolv_conf = /etc/other
 auth_type = hba
 auth_user = lookup
 listen_port
@@ -173,7 +188,7 @@ v = pool_mode
          expected a whole number from 0 to 2147483647",
         "invalid value \"pool\" for parameter pool_mode in configuration (a.ini:5): \
          expected one of session, transaction, statement",
-        "server_fast_close = 1 is not implemented in this version (a.ini:6): leave server_fast_close out, or set it to 0",
+        "resolv_conf = /etc/other is not implemented in this version (a.ini:6): leave resolv_conf out",
         "auth_type = hba is not implemented in this version (a.ini:7): \
          it can be one of any, trust, plain, md5, scram-sha-256",
         "auth_user = lookup is not implemented in this version (a.ini:8): leave auth_user out",
@@ -350,17 +365,47 @@ fn every_active_setting_reaches_its_place() {
     for setting in SETTINGS {
         let value = match (setting.kind, setting.status) {
             _ if setting.name == "auth_type" => "trust",
+            _ if setting.name == "http_listen" => "*:9127",
             (_, Status::Harmless(_) | Status::Only(_)) => continue,
             (Kind::Bool, _) if setting.default == Some("1") => "0",
             (Kind::Bool, _) => "1",
             (Kind::Int { .. } | Kind::Seconds | Kind::Percent, _) => "7",
             (Kind::Mode, _) => "0600",
-            (Kind::List | Kind::Text, _) => "x",
+            (Kind::List | Kind::Text | Kind::Secret, _) => "x",
             (Kind::Choice(words), _) => words[words.len() - 1],
         };
         let changed = rendered(&format!("{base}{} = {value}\n", setting.name));
         assert_ne!(changed, unchanged, "{} = {value} changes nothing", setting.name);
     }
+}
+
+#[test]
+fn where_http_is_served_and_by_whom_it_is_steered() {
+    let text = "[pgbouncer]\nauth_file = users\n";
+    let with = loaded(&format!(
+        "{text}http_listen = 127.0.0.1:9127, [::1]:0\nhttp_admin_token = 0123456789abcdef\n"
+    ));
+    assert_eq!(with.config.http.listen, ["127.0.0.1:9127", "[::1]:0"]);
+    assert_eq!(warnings(&with), [""; 0]);
+    assert_eq!(shown(&with, "http_admin_token").as_deref(), Some("<hidden>"));
+    assert!(!format!("{:?}", with.config).contains("0123456789abcdef"));
+    assert_eq!(shown(&loaded(text), "http_admin_token").as_deref(), Some(""));
+    let risky = loaded(&format!("{text}http_listen = *:9127\nhttp_admin_token = short\n"));
+    assert_eq!(
+        warnings(&risky),
+        [
+            "http_admin_token is easy to guess (a.ini:4): take a random one, such as `openssl rand -hex 16` prints",
+            "http_admin_token is sent in the clear to an address of http_listen (a.ini:4): there is no TLS: let only a \
+             proxy on this machine, or a trusted network, reach it",
+        ]
+    );
+    assert_eq!(
+        faults(&format!("{text}http_listen = 127.0.0.1:9127, 9128, :9129, localhost:http\n")),
+        ["9128", ":9129", "localhost:http"].map(|address| format!(
+            "invalid address \"{address}\" in http_listen (a.ini:3): expected ADDRESS:PORT, such as 127.0.0.1:9127, \
+             [::1]:9127 or *:9127"
+        ))
+    );
 }
 
 /// A nought that means "never" must not be taken for "at once", nor one that means "no limit" for "none" (bug 70:
@@ -582,6 +627,25 @@ fn keys_of_users() {
         faults(&format!("[pgbouncer]\n[users]\n{name} =")),
         [format!("too long user name: {name} (a.ini:3): at most 127 bytes")]
     );
+}
+
+/// Every key that PgBouncer has in these sections, and a value of it; the rest is for another version.
+#[test]
+fn every_key_of_pgbouncer() {
+    let databases = "dbname=d host=h port=1 user=u password=p pool_size=1 min_pool_size=1 reserve_pool_size=1 \
+        reserve_pool=1 pool_mode=session query_wait_timeout=1 load_balance_hosts=disable max_db_connections=1 \
+        max_db_client_connections=1 server_lifetime=1 connect_query='select 1' client_encoding=utf8 datestyle=iso \
+        timezone=utc application_name=a";
+    let users = "pool_mode=session pool_size=1 reserve_pool_size=1 max_user_connections=1 \
+        max_user_client_connections=1 query_timeout=1 query_wait_timeout=1 idle_transaction_timeout=1 \
+        transaction_timeout=1 client_idle_timeout=1";
+    let text =
+        format!("[databases]\nd = {databases}\n[users]\nu = {users}\n[pgbouncer]\nauth_file = users\n");
+    assert_eq!(warnings(&loaded(&text)), [""; 0]);
+    for later in ["auth_user=x", "auth_query='select 1, 2'", "auth_dbname=x"] {
+        let faults = faults(&format!("[databases]\nd = host=h {later}\n[pgbouncer]\nauth_file = users\n"));
+        assert!(faults[0].contains("is not implemented in this version"), "{faults:?}");
+    }
 }
 
 proptest! {

@@ -51,6 +51,8 @@ pub enum Kind {
     List,
     /// Any text, the empty one included.
     Text,
+    /// Text that is shown to nobody.
+    Secret,
     /// One of these words, in any case; shown in lower case.
     Choice(&'static [&'static str]),
 }
@@ -83,9 +85,22 @@ impl Setting {
         position(name).map(|i| &SETTINGS[i])
     }
 
+    /// Its value may hold a password, and is not for the log.
+    fn is_secret(&self) -> bool {
+        self.name == "auth_ldap_options" || self.kind == Kind::Secret
+    }
+
     /// What `SHOW CONFIG` says in its last column.
     pub fn changeable(&self) -> bool {
         self.applies != Applies::Start
+    }
+
+    /// As `SHOW CONFIG` renders a value of it: of a secret only whether there is one.
+    fn shown(&self, value: &Value) -> Option<String> {
+        match value {
+            Value::Text(text) if self.kind == Kind::Secret && !text.is_empty() => Some("<hidden>".to_owned()),
+            value => value.show(),
+        }
     }
 
     /// Reads a value as it stands in the file.
@@ -103,7 +118,7 @@ impl Setting {
             }
             Kind::Seconds => value::duration(text).map(Value::Time),
             Kind::Percent => value::percent(text).map(|_| Value::Text(text.to_owned())),
-            Kind::List | Kind::Text => Some(Value::Text(text.to_owned())),
+            Kind::List | Kind::Text | Kind::Secret => Some(Value::Text(text.to_owned())),
             Kind::Choice(words) => words
                 .iter()
                 .find(|word| word.eq_ignore_ascii_case(text))
@@ -131,7 +146,7 @@ impl Kind {
                 "a time in seconds such as 30 or 1.5, or with a unit such as 5min or 500ms".into()
             }
             Kind::Percent => "a percentage from 0 to 100, decimals allowed".into(),
-            Kind::List | Kind::Text => "text".into(),
+            Kind::List | Kind::Text | Kind::Secret => "text".into(),
             Kind::Choice(words) => format!("one of {}", words.join(", ")),
         }
     }
@@ -170,6 +185,19 @@ impl Value {
 pub struct Values {
     /// In the order of the table.
     values: Vec<(Value, Option<Place>)>,
+}
+
+/// A setting that has another value in the files than in effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The setting.
+    pub name: &'static str,
+    /// The value in effect, as `SHOW CONFIG` renders it; `None` is NULL.
+    pub old: Option<String>,
+    /// The value in the files.
+    pub new: Option<String>,
+    /// When that takes effect.
+    pub applies: Applies,
 }
 
 /// Why a setting was not changed.
@@ -238,24 +266,33 @@ impl Values {
         lost
     }
 
-    /// Takes over from `running` what a reload leaves alone. Returns the settings whose change waits for the next
-    /// start.
-    pub fn keep_fixed(&mut self, running: &Values) -> Vec<&'static str> {
-        let mut waiting = Vec::new();
+    /// Takes over from `running` what a reload leaves alone. Returns every difference.
+    pub(crate) fn keep_fixed(&mut self, running: &Values) -> Vec<Change> {
+        let mut changes = Vec::new();
         for (i, setting) in SETTINGS.iter().enumerate() {
-            if setting.applies != Applies::Reload && self.values[i].0 != running.values[i].0 {
-                self.values[i] = running.values[i].clone();
-                waiting.push(setting.name);
+            let (old, new) = (&running.values[i], &mut self.values[i]);
+            // Where the file does not name the next one, this is only the name under which it was read.
+            let meant = setting.name != "conffile" || new.1.is_some();
+            if old.0 != new.0 && meant {
+                let applies = setting.applies;
+                let [was, is] = [&old.0, &new.0].map(|value| match value.show() {
+                    Some(_) if setting.is_secret() => Some("(secret)".to_owned()),
+                    shown => shown,
+                });
+                changes.push(Change { name: setting.name, old: was, new: is, applies });
+                if applies != Applies::Reload {
+                    *new = old.clone();
+                }
             }
         }
-        waiting
+        changes
     }
 
     /// The rows of `SHOW CONFIG`.
     pub fn show(&self) -> impl Iterator<Item = ShowRow> + '_ {
         SETTINGS.iter().zip(&self.values).map(|(setting, (value, _))| ShowRow {
             key: setting.name,
-            value: value.show(),
+            value: setting.shown(value),
             default: setting.default,
             changeable: setting.changeable(),
         })

@@ -64,8 +64,8 @@ pub const SETTINGS: &[Setting] = &[
         "Refuse simple queries, so that no query string can hold several statements.",
     )
     .at_start(),
-    seconds("dns_max_ttl", "15", "How long an answer of DNS is kept.").harmless(DNS),
-    seconds("dns_nxdomain_ttl", "15", "How long a failed look-up is kept.").harmless(DNS),
+    seconds("dns_max_ttl", "15", "How long the addresses of a server's name are kept; several take turns."),
+    seconds("dns_nxdomain_ttl", "15", "How long a failed look-up of a server's name is kept."),
     seconds("dns_zone_check_period", "0", "How often zones are checked for changes; 0: never.").harmless(DNS),
     seconds(
         "idle_transaction_timeout",
@@ -91,7 +91,7 @@ pub const SETTINGS: &[Setting] = &[
     flag("log_pooler_errors", "1", "Log errors that the pooler itself sends to clients."),
     flag("log_stats", "1", "Log a line of statistics every `stats_period`."),
     text("logfile", "File that the log is appended to, besides standard error."),
-    text("login_notify_message", "Notice sent to every client that logs in.").only(&[""]),
+    text("login_notify_message", "Notice sent to every client that logs in, the console's included."),
     connections("max_client_conn", "100", "Client connections in all."),
     connections("max_db_client_connections", "0", "Client connections a database; 0: no limit."),
     connections("max_db_connections", "0", "Server connections a database, over all its pools; 0: no limit."),
@@ -126,8 +126,12 @@ pub const SETTINGS: &[Setting] = &[
         .at_start()
         .harmless("connections own no buffer of a fixed size"),
     choice("pool_mode", "session", POOL_MODES, "When a server connection goes back to its pool."),
-    seconds("pool_idle_timeout", "0", "Forget a pool after this long without any connection; 0: never.")
-        .harmless("an empty pool costs next to nothing, and its statistics stay"),
+    seconds(
+        "pool_idle_timeout",
+        "0",
+        "Forget a pool, and its statistics, after this long without a connection on either side; 0: never. One with a \
+         forced user and a `min_pool_size` stays.",
+    ),
     seconds(
         "query_timeout",
         "0",
@@ -150,7 +154,9 @@ pub const SETTINGS: &[Setting] = &[
         "5",
         "How long the first client waits before the reserve is used; 0: the reserve is off.",
     ),
-    text("resolv_conf", "Another file in place of `/etc/resolv.conf`.").at_start().only(&[""]),
+    text("resolv_conf", "Another file in place of `/etc/resolv.conf`, which the system's resolver cannot be told.")
+        .at_start()
+        .only(&[""]),
     int("sbuf_loopcnt", "5", "Reads a connection gets before others have their turn; 0: no limit.")
         .harmless("every connection gets one read a turn"),
     int(
@@ -170,9 +176,9 @@ pub const SETTINGS: &[Setting] = &[
     flag(
         "server_fast_close",
         "0",
-        "Close server connections of session pools at once when their configuration changed.",
-    )
-    .only(&["0"]),
+        "When servers are to be closed (their database's configuration changed, or `RECONNECT`), disconnect clients of \
+         session mode that have one, outside their transactions.",
+    ),
     seconds("server_idle_timeout", "600", "Close server connections idle this long; 0: never."),
     seconds(
         "server_lifetime",
@@ -215,13 +221,10 @@ pub const SETTINGS: &[Setting] = &[
         .unit(Unit::Seconds)
         .range(1, MAX),
     list("stats_users", "", "Users with read-only rights on the console."),
-    seconds("suspend_timeout", "10", "How long `SUSPEND` waits for buffers to empty; 0: for ever.")
-        .harmless("there is no `SUSPEND` yet"),
-    flag("syslog", "0", "Log to syslog.").only(&["0"]),
-    text("syslog_facility", "Facility of syslog.").default("daemon").harmless("used only with `syslog = 1`"),
-    text("syslog_ident", "Tag of lines in syslog.")
-        .default("pgbouncer")
-        .harmless("used only with `syslog = 1`"),
+    seconds("suspend_timeout", "10", "How long `SUSPEND` waits for buffers to empty; 0: for ever."),
+    flag("syslog", "0", "Log to syslog, too."),
+    choice("syslog_facility", "daemon", FACILITIES, "Facility of syslog."),
+    text("syslog_ident", "Tag of lines in syslog.").default("pgbouncer"),
     flag(
         "tcp_defer_accept",
         "1",
@@ -257,7 +260,13 @@ pub const SETTINGS: &[Setting] = &[
     text("unix_socket_group", "Group of the Unix socket's file, name or number.").at_start(),
     mode("unix_socket_mode", "0777", "Permissions of the Unix socket's file.").at_start(),
     text("user", "Unix user to become after start.").unset().at_start(),
-    int("verbose", "", "Detail in the log: 1 debug, 2 and more everything.").unset(),
+    int(
+        "verbose",
+        "",
+        "Detail in the log: 1 debug, 2 and more everything. Unset: what `-v` says; taken out of the file, the last value \
+         stays until the next start.",
+    )
+    .unset(),
     row(
         "audit_sample",
         Kind::Percent,
@@ -288,6 +297,39 @@ pub const SETTINGS: &[Setting] = &[
         "1",
         "Cancel what the server does for a client that has left; 0: let it finish, as PostgreSQL would, for no longer than \
          `statement_timeout`. A transaction left open is rolled back in any case. Not a setting of PgBouncer.",
+    ),
+    seconds(
+        "drain_grace",
+        "0",
+        "With `drain_timeout`: how long clients go on as before when the process was told to end; behind that each is \
+         disconnected (`57P01`) as soon as it is outside a transaction. Not a setting of PgBouncer.",
+    ),
+    seconds(
+        "drain_timeout",
+        "0",
+        "When the process was told to wait for its clients (SIGTERM, `SHUTDOWN WAIT_FOR_CLIENTS`), they are disconnected \
+         with `57P01`: outside a transaction at once, and all when this time is over; 0: they are waited for without a \
+         limit. Not a setting of PgBouncer.",
+    ),
+    row(
+        "http_admin_token",
+        Kind::Secret,
+        "",
+        "Who sends it (`Authorization: Bearer TOKEN`) may give orders over HTTP; empty: nobody may. Not shown on the \
+         console. Not a setting of PgBouncer.",
+    ),
+    list(
+        "http_listen",
+        "",
+        "Where metrics, health checks and the dashboard are served over HTTP, such as `127.0.0.1:9127`; `*:9127`: on all \
+         addresses; empty: nowhere. See [METRICS](METRICS.md). Not a setting of PgBouncer.",
+    ),
+    choice(
+        "log_format",
+        "text",
+        &["text", "json"],
+        "Lines as PgBouncer writes them, or an object a line with `time`, `level`, `pid`, `message` and, where they are \
+         known, `client` or `server`, `database`, `user` and `addr`. Syslog always gets text. Not a setting of PgBouncer.",
     ),
     connections(
         "max_connecting",
@@ -359,7 +401,12 @@ const SSL_MODES: &[&str] = &["disable", "allow", "prefer", "require", "verify-ca
 
 const AUTH_QUERY: &str = "used only with `auth_user`";
 const CLIENT_TLS: &str = "used only with a `client_tls_sslmode` other than `disable`";
-const DNS: &str = "names are resolved at every connect";
+const DNS: &str =
+    "the system's resolver is asked, which shows no zones; `dns_max_ttl` is how long a change may go unseen";
+const FACILITIES: &[&str] = &[
+    "auth", "authpriv", "cron", "daemon", "user", "local0", "local1", "local2", "local3", "local4", "local5",
+    "local6", "local7",
+];
 const HBA: &str = "used only with `auth_type = hba`";
 const SERVER_TLS: &str = "used only when a server offers TLS, which is not asked for";
 

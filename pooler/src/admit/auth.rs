@@ -39,7 +39,8 @@ impl Arrival {
         startup: &Startup,
     ) -> Result<ConsoleClient, Denied> {
         let tracked = &self.worker.shared.tracked;
-        let params = super::ClientParams::read(startup, config, tracked, self.remote, false)?.values;
+        // Any setting may be given, as for a database: drivers do. Without a server it has no meaning.
+        let params = super::ClientParams::read(startup, config, tracked, self.remote, true)?.values;
         let rights = self.console_rights(config, startup).await?;
         Ok(ConsoleClient { rights, user: startup.user().to_owned(), params })
     }
@@ -58,9 +59,30 @@ impl Arrival {
             _ if config.auth.method == AuthMethod::Any => Rights::Stats,
             _ => return Err(Refusal::fatal("not allowed").into()),
         };
+        if rights == Rights::Stats {
+            self.check_console_limits(config, user)?;
+        }
         self.log_attempt(config, startup);
         check(self, config, user).await?;
         Ok(rights)
+    }
+
+    /// Limits for clients hold on the console as well, but not for administrators.
+    fn check_console_limits(&self, config: &Config, user: &str) -> Result<(), Refusal> {
+        let shared = &self.worker.shared;
+        let consoles = shared.consoles.all();
+        let elsewhere = shared.registry.known_user(user).map_or(0, |user| user.clients.get());
+        let own = elsewhere + consoles.iter().filter(|console| console.user == user).count();
+        let of_user = config.users.get(user).and_then(|user| user.max_client_connections);
+        for (limit, count, name) in [
+            (of_user.or(config.limits.max_user_client_connections), own, "max_user_client_connections"),
+            (config.limits.max_db_client_connections, consoles.len(), "max_db_client_connections"),
+        ] {
+            if limit.is_some_and(|most| count >= most.get()) {
+                return Err(Refusal::fatal(format!("client connections exceeded ({name})")).because(name));
+            }
+        }
+        Ok(())
     }
 
     fn is_own_process_owner(&self) -> bool {

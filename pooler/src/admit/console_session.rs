@@ -1,30 +1,66 @@
-//! A client of the console: simple queries, answered by the console itself.
+//! A client of the console: its messages, answered by the console itself.
 
+use std::cell::Cell;
 use std::sync::Arc;
+use std::time::Duration;
 
 use protocol::auth::AuthRequest;
 use protocol::error_fields::ErrorMessage;
+use protocol::frame::HEADER_LEN;
 use protocol::message::{self, TxStatus};
 use protocol::params::{Tracked, Values};
 use protocol::sqlstate::SqlState;
 
-use super::{Arrival, ConsoleClient};
-use crate::consoles::ConsoleInfo;
+use super::{Arrival, ConsoleClient, put_login_notice};
+use crate::clients::CancelKey;
+use crate::console::Conversing;
+use crate::consoles::{Calls, ConsoleInfo, Entry};
 use crate::control::Control;
-use crate::secrets::random;
+use crate::lifecycle::Phase;
 
-/// Serves the client until it leaves or the process stops.
+/// Serves the client until it leaves, is ended, or the process stops.
 pub(super) async fn run(mut arrival: Arrival, client: ConsoleClient) {
     let mut stopped = arrival.worker.shared.phase_changes.subscribe();
-    let session = serve(&mut arrival, client);
-    tokio::select! {
-        () = session => {}
-        _ = stopped.wait_for(|phase| *phase == crate::lifecycle::Phase::Stopped) => {}
+    let calls = Arc::<Calls>::default();
+    let sending = Cell::new(false);
+    let last = tokio::select! {
+        last = serve(&mut arrival, client, &calls, &sending) => last,
+        () = calls.ended.notified() => Some("admin forced disconnect".to_owned()),
+        _ = stopped.wait_for(|phase| *phase == Phase::Stopped) => None,
+    };
+    // In the middle of an answer it would be read as part of that.
+    if let Some(text) = last.filter(|_| !sending.get()) {
+        let mut out = Vec::new();
+        ErrorMessage::fatal(SqlState::PROTOCOL_VIOLATION, text).encode_error(&mut out);
+        let _ = tokio::time::timeout(LAST_WORDS, arrival.conversation.send_and_close(&out)).await;
     }
 }
 
-async fn serve(arrival: &mut Arrival, client: ConsoleClient) {
+/// Time for a client to take its last message.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Answers of so many bytes are sent even if the client has not asked for them yet.
+const MOST_UNSENT: usize = 8 << 10;
+
+/// Messages from clients that the protocol has; what of COPY comes here is dropped.
+const KNOWN: &[u8] = b"QPBDECSHFdcf";
+
+/// Returns what the client is to be told, if it is still there.
+async fn serve(
+    arrival: &mut Arrival,
+    client: ConsoleClient,
+    calls: &Arc<Calls>,
+    sending: &Cell<bool>,
+) -> Option<String> {
     let shared = arrival.worker.shared.clone();
+    let control = Control::new(shared.clone());
+    let console = Arc::clone(&shared.console);
+    let key = CancelKey::random(control.config().peer_id);
+    let mut conversing = console.converse(&control, client.rights);
+    let mut out = Vec::new();
+    write_welcome(&mut out, &console.version(), &shared.tracked, &client.params, key);
+    put_login_notice(&mut out, &control.config());
+    message::ready_for_query(&mut out, TxStatus::Idle);
     let entry = shared.consoles.add(ConsoleInfo {
         id: arrival.id,
         application_name: client.params.get(Tracked::APPLICATION_NAME).map(str::to_owned),
@@ -33,65 +69,58 @@ async fn serve(arrival: &mut Arrival, client: ConsoleClient) {
         local: arrival.local,
         connected: arrival.since,
         requested: arrival.since,
+        key,
+        busy: 0,
+        calls: calls.clone(),
     });
-    let control = Control::new(shared.clone());
-    let console = Arc::clone(&shared.console);
-    let mut out = Vec::new();
-    write_welcome(&mut out, &console.version(), &shared.tracked, &client.params);
+    let mut due = true;
     loop {
-        if arrival.conversation.send(&out).await.is_err() {
-            return;
+        if due || out.len() > MOST_UNSENT {
+            sending.set(true);
+            arrival.conversation.send(&out).await.ok()?;
+            sending.set(false);
+            out = Vec::new(); // a table may be large
         }
-        out = Vec::new(); // a table may be large
         let (tag, body) = match arrival.conversation.next().await {
+            Ok((b'X', _)) => return None,
+            Ok((tag, _)) if !KNOWN.contains(&tag) => return Some("unknown pkt".to_owned()),
             Ok(message) => message,
-            Err(_) => return,
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => return Some(error.to_string()),
+            Err(_) => return None,
         };
-        entry.touch(shared.clock.micros());
-        match tag {
-            b'Q' => {
-                let text = body.strip_suffix(&[0]).unwrap_or(&body);
-                let text = String::from_utf8_lossy(text);
-                // A client that leaves takes its command with it: PAUSE must not go on waiting.
-                tokio::select! {
-                    biased;
-                    answer = console.execute(&control, &text, client.rights) => out = answer,
-                    () = arrival.conversation.gone() => return,
-                }
-                message::ready_for_query(&mut out, TxStatus::Idle);
-            }
-            b'X' => return,
-            b'P' | b'B' | b'E' | b'D' | b'C' | b'H' => {
-                let text = "extended query protocol not supported by admin console";
-                ErrorMessage::error(SqlState::PROTOCOL_VIOLATION, text).encode_error(&mut out);
-                if !skip_to_sync(arrival).await {
-                    return;
-                }
-                message::ready_for_query(&mut out, TxStatus::Idle);
-            }
-            b'S' => message::ready_for_query(&mut out, TxStatus::Idle),
-            b'd' | b'c' | b'f' => {}
-            _ => {
-                ErrorMessage::fatal(SqlState::PROTOCOL_VIOLATION, "unknown pkt").encode_error(&mut out);
-                let _ = arrival.conversation.send_and_close(&out).await;
-                return;
-            }
-        }
+        entry.begin(shared.clock.micros(), HEADER_LEN + body.len());
+        let answer = answer(arrival, &mut *conversing, (tag, &body), calls).await?;
+        finish(&entry, &mut out, answer);
+        due = matches!(tag, b'Q' | b'S' | b'H' | b'F');
     }
 }
 
-async fn skip_to_sync(arrival: &mut Arrival) -> bool {
-    loop {
-        match arrival.conversation.next().await {
-            Ok((b'S', _)) => return true,
-            Ok((b'X', _)) | Err(_) => return false,
-            Ok(_) => {}
-        }
+fn finish(entry: &Entry, out: &mut Vec<u8>, answer: Vec<u8>) {
+    entry.end();
+    match out.is_empty() {
+        true => *out = answer,
+        false => out.extend(answer),
     }
+}
+
+/// `None`: the client has left, and its command with it. `PAUSE` must not go on waiting.
+async fn answer(
+    arrival: &mut Arrival,
+    conversing: &mut dyn Conversing,
+    (tag, body): (u8, &[u8]),
+    calls: &Calls,
+) -> Option<Vec<u8>> {
+    tokio::select! {
+        biased;
+        answer = conversing.answer(tag, body) => return Some(answer),
+        () = arrival.conversation.gone() => return None,
+        () = calls.cancelled.notified() => {}
+    }
+    Some(conversing.cancelled())
 }
 
 /// `params` are those that the client gave: they are told back to it.
-fn write_welcome(out: &mut Vec<u8>, version: &str, tracked: &Tracked, params: &Values) {
+fn write_welcome(out: &mut Vec<u8>, version: &str, tracked: &Tracked, params: &Values, key: CancelKey) {
     AuthRequest::Ok.encode(out);
     let own = [
         ("server_version", version),
@@ -110,8 +139,5 @@ fn write_welcome(out: &mut Vec<u8>, version: &str, tracked: &Tracked, params: &V
             message::parameter_status(out, name, value);
         }
     }
-    let key = random::<8>();
-    let pid = u32::from_be_bytes([key[0] & 0x7f, key[1], key[2], key[3]]);
-    message::backend_key_data(out, pid, &key[4..]);
-    message::ready_for_query(out, TxStatus::Idle);
+    message::backend_key_data(out, key.pid, &key.secret);
 }

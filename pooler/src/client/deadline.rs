@@ -10,6 +10,7 @@ use sql::Assignment;
 use super::Session;
 use super::link::Link;
 use super::timing::Timing;
+use super::trail::contains_word;
 use crate::prepared::{query_of, simple_query, split_name};
 
 const SETTING: &str = "pgferry.deadline";
@@ -92,6 +93,11 @@ pub(super) fn sent_text(tag: u8, body: &[u8]) -> &[u8] {
 pub(super) fn may_assign(text: &[u8]) -> bool {
     let first = |word: &[u8]| text.get(..word.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(word));
     first(b"set") || first(b"reset") || first(b"discard") || first(b"begin") || first(b"start")
+}
+
+/// Whether a text may end a transaction without the server's ever saying that none is open: what was local to it ends.
+pub(super) fn chains(text: &[u8]) -> bool {
+    contains_word(text, b"and chain")
 }
 
 impl Session {

@@ -21,6 +21,12 @@ impl Session {
         if kept.abs_diff(self.counted_kept) >= STEP {
             self.count(kept);
         }
+        let waiting = (self.input.len(), self.unsent.len());
+        if waiting != self.shown {
+            self.shown = waiting;
+            self.local.info.input.store(waiting.0, Relaxed);
+            self.local.info.unsent.store(waiting.1, Relaxed);
+        }
     }
 
     #[cold]

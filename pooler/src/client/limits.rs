@@ -48,12 +48,18 @@ impl Session {
     /// Has the session woken when the first limit is over.
     pub(super) fn set_alarm(&mut self) {
         let Some(timing) = &self.timing else { return };
-        let (grace, heard) = (self.worker.statement_grace.get(), self.local.info.requested.load(Relaxed));
-        let first = match &self.link {
-            Some(link) => timing.running(link, grace, heard).map(|(at, _)| at).min(),
+        let first = match self.link {
+            Some(_) => self.first_limit().map(|(at, _)| at),
             None => timing.request_until(),
         };
         self.worker.alarms.set(&self.local, first.unwrap_or(0));
+    }
+
+    /// Of the limits that run while the client has a server, the one that is over first, and when.
+    fn first_limit(&self) -> Option<(u64, Over)> {
+        let (link, timing) = (self.link.as_ref()?, self.timing.as_ref()?);
+        let (grace, heard) = (self.worker.statement_grace.get(), self.local.info.requested.load(Relaxed));
+        timing.running(link, grace, heard).min_by_key(|(at, _)| *at)
     }
 
     /// The request at hand, which was not sent yet, has no time left.
@@ -91,11 +97,9 @@ impl Session {
     /// The client is to be disconnected for it.
     pub(super) fn heed_limits(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         self.update_limits();
-        let (Some(link), Some(timing)) = (&mut self.link, &mut self.timing) else { return Ok(()) };
         let now = self.worker.now();
-        let (grace, heard) = (self.worker.statement_grace.get(), self.local.info.requested.load(Relaxed));
-        let over = timing.running(link, grace, heard).filter(|(at, _)| *at <= now);
-        let Some((_, over)) = over.min_by_key(|(at, _)| *at) else { return Ok(()) };
+        let Some((_, over)) = self.first_limit().filter(|(at, _)| *at <= now) else { return Ok(()) };
+        let (Some(link), Some(timing)) = (&mut self.link, &mut self.timing) else { return Ok(()) };
         let terminates = timing.limits.on_timeout == OnTimeout::Terminate;
         let gentle = timing.limits.on_timeout == OnTimeout::Error && link.may_expire();
         let refusal = match over {

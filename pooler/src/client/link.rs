@@ -9,7 +9,7 @@ use protocol::params::literal;
 use protocol::session::Origin;
 
 use super::notify::Native;
-use super::trail::Trail;
+use super::trail::{Returning, Trail};
 use super::{End, Session};
 use crate::clients::ClientState;
 use crate::config::PoolMode;
@@ -30,6 +30,8 @@ pub(super) struct Link {
     pub(super) server: Box<Server>,
     pub(super) unsent: Unsent,
     pub(super) watch: Watch,
+    /// It is, or was once, the client's for its whole session.
+    pub(super) exclusive: bool,
     /// The client's parameters are being set, and nobody has seen a server accept them: its requests wait.
     pub(super) setting: bool,
     /// Statements that give the server the client's parameters are under way.
@@ -70,6 +72,7 @@ impl Link {
     pub(super) fn takes_requests(&self) -> bool {
         let telling = self.audit.is_some() && self.holds_back(); // the client hears of it before the next reply
         !self.setting
+            && !self.is_returning(Returning::Told)
             && !self.settling
             && !self.stalled
             && !telling
@@ -79,11 +82,37 @@ impl Link {
             && !self.server.machine.is_overrun()
     }
 
+    /// Nothing is under way either way, outside a transaction, and it is known what its session has.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let busy = self.setting
+            || self.bringing
+            || self.audit.is_some()
+            || self.ran
+            || self.trust.is_some()
+            || self.native.is_some()
+            || self.brought
+            || self.notified
+            || self.stalled
+            || self.fatal
+            || self.deaf
+            || self.settling
+            || self.xact_since != 0
+            || self.query_since != 0;
+        let server = &self.server;
+        let idle = server.machine.idle().is_some() && server.is_between_messages();
+        !busy && idle && self.unsent.is_empty() && !server.statements.again.is_pending()
+    }
+
     /// Requests of the client's are being answered, and will be before the server has got more.
     pub(super) fn awaits_answer(&self) -> bool {
         let machine = &self.server.machine;
         let can_tell = !machine.reads_copy() && !machine.skips_until_sync() && !machine.is_lost();
         can_tell && machine.requests_owed() > 0
+    }
+
+    /// Settings that the client has reset have come so far on their way to those of its start-up packet.
+    pub(super) fn is_returning(&self, stage: Returning) -> bool {
+        self.trail.as_ref().is_some_and(|trail| trail.returning == stage)
     }
 
     /// The client is not told yet what a reset has changed.
@@ -153,6 +182,7 @@ impl Session {
             server,
             unsent: Unsent::default(),
             watch: Watch::default(),
+            exclusive: self.mode() == PoolMode::Session,
             setting: false,
             bringing: false,
             audit: None,

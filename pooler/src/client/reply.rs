@@ -14,6 +14,7 @@ use super::gather::Gather;
 use super::link::Link;
 use super::notify::{Judge, Told};
 use super::timing::Over;
+use super::trail::Returning;
 use super::{End, Session};
 use crate::error::Refusal;
 use crate::prepared::plan_changed;
@@ -73,7 +74,8 @@ impl Session {
         };
         let expiring = self.timing.as_ref().and_then(|timing| timing.expiring);
         let mut out = Outcome::new(&worker, judge, link.notified, expiring);
-        let ended = link.server.machine.statements_ended();
+        let machine = &link.server.machine;
+        let (ended, clients) = (machine.statements_ended(), machine.clients_statements_ended());
         let mut audit = link.audit.as_mut();
         let plain = audit.is_none()
             && link.trail.is_none()
@@ -105,13 +107,14 @@ impl Session {
         link.server.ended.failed |= out.failed;
         link.stalled = false;
         let ended = link.server.machine.statements_ended() - ended;
+        let clients = link.server.machine.clients_statements_ended() - clients;
         if ended > 0 {
             self.local.statement.set(self.local.statement.get() + ended);
         }
         if let Some(timing) = &mut self.timing {
             let now = self.worker.now();
             if ended > 0 {
-                timing.statements_ended(ended, now);
+                timing.statements_ended(clients, now);
             }
             if out.readies > 0 {
                 timing.requests_answered(out.readies, now);
@@ -211,6 +214,9 @@ impl Session {
             return Ok(());
         }
         self.local.prepared();
+        if let Some(link) = self.link.as_mut().filter(|link| link.is_returning(Returning::Told)) {
+            link.trail().returning = Returning::No;
+        }
         if self.on_moved(answered, failed) {
             return Ok(());
         }
@@ -250,8 +256,9 @@ impl Session {
             return Ok(());
         }
         let begun = link.query_since != 0;
+        let resets = link.is_returning(Returning::Reset);
         let settling = self.awaits_cancels();
-        if self.resume {
+        if self.resume && !resets {
             // Its parameters were set. The request that the server is for comes now, if there is time for it.
             let late = idle && self.request_is_late();
             if late {

@@ -11,10 +11,11 @@ use protocol::message::{self, TxStatus};
 use protocol::session::{Origin, Request};
 use sql::Effects;
 
-use super::deadline::{LONGEST_COMMENT, begins_with_comment, may_assign, note_head, sent_text};
+use super::deadline::{LONGEST_COMMENT, begins_with_comment, chains, may_assign, note_head, sent_text};
 use super::gather::Gather;
 use super::kept::too_much;
 use super::state::meaning;
+use super::trail::Returning;
 use super::wait::READ_AHEAD;
 use super::{End, Session, Step};
 use crate::error::Refusal;
@@ -46,7 +47,12 @@ impl Session {
         let mut out = Gather::new(&worker);
         self.touch(worker.now());
         let mut at = 0;
+        let waited =
+            matches!((&self.timing, &self.link), (Some(timing), Some(link)) if timing.waits_cancelled(link));
         let taken = self.take_messages(input, &mut at, &mut out);
+        if let (true, Some(timing), Some(link)) = (waited, &mut self.timing, &self.link) {
+            timing.was_sent(link, worker.now());
+        }
         self.forward(cx, out.bytes(input))?; // a server owes an answer even to what came before a fault
         drop(out);
         if let Some(link) = &mut self.link {
@@ -161,7 +167,7 @@ impl Session {
         let rules = self.rules.now();
         Follows {
             statements: if shares { rules.server.max_prepared_statements } else { 0 },
-            state: rules.preserves() && !replicates,
+            state: shares && rules.preserves() && !replicates,
             limited: rules.limited,
         }
     }
@@ -214,7 +220,8 @@ impl Session {
             return Ok(Flow::Wait(None));
         }
         if matches!(tag, b'Q' | b'P' | b'B' | b'D' | b'C' | b'E' | b'F')
-            && self.timing.as_ref().is_some_and(|timing| timing.may_cancel())
+            && (self.timing.as_ref().is_some_and(|timing| timing.may_cancel())
+                || link.is_returning(Returning::Reset))
             && link.awaits_answer()
         {
             link.stalled = true;
@@ -261,8 +268,12 @@ impl Session {
             }
         }
         link.server.statements.on_sent(tag, message.complete);
-        if let (b'E', Some(timing)) = (tag, &mut self.timing) {
-            timing.expects(1);
+        if let Some(timing) = &mut self.timing {
+            match tag {
+                b'E' => timing.expects(1),
+                b'Q' => timing.expects(sql::scan(text).statements),
+                _ => {}
+            }
         }
         self.dropping = false;
         // COPY data and Flush are not requests of their own; late ones must not look like a running query.
@@ -282,8 +293,8 @@ impl Session {
         if may_assign(text) {
             self.note_assignments(text);
         }
-        if let (b'Q', Some(timing)) = (message.tag, &mut self.timing) {
-            timing.expects(sql::scan(text).statements);
+        if self.timing.is_some() && chains(text) {
+            self.timing().deadlines.transaction_ends();
         }
     }
 
@@ -299,6 +310,9 @@ impl Session {
                 let text = text.to_vec();
                 self.note_assignments(&text);
             }
+        }
+        if effects.contains(Effects::TRANSACTION) && self.timing.is_some() && chains(self.text_of(message)) {
+            self.timing().deadlines.transaction_ends();
         }
         if effects.contains(Effects::SEQUENCE_READ) {
             self.ask_sequences(message, out);
@@ -347,7 +361,9 @@ impl Session {
         }
         let mut front = self.worker.front.borrow_mut();
         front.clear();
-        let meaning = meaning(&self.settings, &self.params, server);
+        let meaning = meaning(&self.settings, &self.params, link);
+        let may_have = link.server.suspect.intersects(by_name) || link.asks_for(Pins::PREPARED);
+        let server = &mut *link.server;
         let moments = &self.pool.moments;
         let moment = if tag == b'P' { moments.of_parse(self.worker.now()) } else { moments.latest() };
         let mut exchange = Exchange {
@@ -355,7 +371,7 @@ impl Session {
             server: &mut server.statements,
             machine: &mut server.machine,
             meaning,
-            by_sql: server.pins.contains(Pins::PREPARED) || server.suspect.intersects(by_name),
+            by_sql: may_have || server.pins.contains(Pins::PREPARED),
             moment,
             at,
             behind: &read[at + bytes.len()..],

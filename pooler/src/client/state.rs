@@ -10,11 +10,12 @@ use protocol::sqlstate::SqlState;
 use sql::{Effects, Statement};
 use tracing::{info, warn};
 
+use super::link::Link;
 use super::request::Incoming;
+use super::trail::Returning;
 use super::{End, Session};
 use crate::error::Refusal;
 use crate::params::ParamSet;
-use crate::server::Server;
 use crate::state::{
     self, Answer, Defined, Pins, Settings, audit_sql, custom_sql, lookup_sql, named_sql, restore_sql,
     role_of, settings_sql,
@@ -77,7 +78,9 @@ impl Session {
         match self.what_to_ask(effects, thorough, named) {
             Some(asked) => self.ask(asked),
             None => {
-                self.tell_changes(); // a reset that needs no mending
+                // A reset that needs no mending.
+                self.tell_changes();
+                self.link.iter_mut().for_each(|link| link.trail().returning = Returning::No);
                 return false;
             }
         }
@@ -154,6 +157,9 @@ impl Session {
     pub(super) fn send_aside(&mut self, sql: &str) {
         let Some(link) = &mut self.link else { return };
         link.add_query(Origin::Aside, sql);
+        if link.is_returning(Returning::Reset) {
+            link.trail().returning = Returning::Told;
+        }
         self.local.preparing.set(true);
     }
 
@@ -293,6 +299,13 @@ impl Session {
     }
 }
 
+impl Link {
+    /// Whether it has any of these, the server is being asked.
+    pub(super) fn asks_for(&self, pins: Pins) -> bool {
+        self.audit.is_some() && self.trail.as_ref().is_some_and(|trail| trail.asked.ties.contains(pins))
+    }
+}
+
 /// What an audit asks for.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Asked {
@@ -344,11 +357,15 @@ impl Named {
     }
 }
 
-/// Under what a statement that is parsed now is known. While settings may have changed it is known under none.
-pub(super) fn meaning(settings: &Settings, params: &ParamSet, server: &Server) -> u64 {
+/// Under what a statement that is parsed now is known. While settings may be others than the pooler knows it is known under
+/// none.
+pub(super) fn meaning(session: &Settings, wanted: &ParamSet, link: &Link) -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    match state::unsettles(server.suspect) {
+    let is_asked = link.audit.is_some()
+        && link.trail.as_ref().is_some_and(|trail| trail.asked.settings != AskedSettings::None);
+    let params = if link.bringing { wanted } else { &*link.server.params };
+    match is_asked || state::unsettles(link.server.suspect) {
         true => NEXT.fetch_add(1, Relaxed) | 1 << 63,
-        false => (settings.meaning() ^ params.meaning()) >> 1,
+        false => (session.meaning() ^ params.meaning()) >> 1,
     }
 }

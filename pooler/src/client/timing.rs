@@ -26,7 +26,8 @@ pub(super) struct Timing {
     blocked: u64,
     /// When nothing was owed to the client any more.
     idle: u64,
-    /// When the statement at hand was cancelled for its time.
+    /// When the statement at hand was cancelled for its time, or later, when the server had from the client what it waited
+    /// for and could heed that.
     cancelled: u64,
     /// The request at hand was cancelled for its time, and nothing else of it will run.
     late: bool,
@@ -162,7 +163,7 @@ impl Timing {
         self.pending = self.pending.saturating_add(statements);
     }
 
-    /// So many have ended; if others follow, the next begins.
+    /// So many have ended, or something of the pooler's own in front of them; if others follow, the next begins.
     pub(super) fn statements_ended(&mut self, ended: u64, now: u64) {
         self.pending = self.pending.saturating_sub(u32::try_from(ended).unwrap_or(u32::MAX));
         self.statement_begins(now);
@@ -188,6 +189,18 @@ impl Timing {
     pub(super) fn cancels(&mut self, now: u64, over: Over) {
         self.cancelled = now.max(1);
         self.late |= over == Over::Request;
+    }
+
+    /// Whether the server is to end a statement, and waits for the client instead.
+    pub(super) fn waits_cancelled(&self, link: &Link) -> bool {
+        self.cancelled != 0 && self.waits_for_client(link)
+    }
+
+    /// The server waited for the client, which has sent something: if that is all, the grace begins.
+    pub(super) fn was_sent(&mut self, link: &Link, now: u64) {
+        if !self.waits_for_client(link) {
+            self.cancelled = now;
+        }
     }
 
     /// Whether the client takes what it is sent. While it does not, the statement's clock stands still.
@@ -240,7 +253,7 @@ impl Timing {
                 let request = self.over_since(asked).filter(|_| works && !self.late && !link.setting);
                 (limit(works, self.statement, time, Over::Statement), request.map(|at| (at, Over::Request)))
             }
-            at => (limit(!waits, at.max(heard), Some(Duration::from_micros(grace)), Over::Grace), None),
+            at => (limit(!waits, at, Some(Duration::from_micros(grace)), Over::Grace), None),
         };
         // PostgreSQL's own limit is none for a transaction that has failed.
         let spared =

@@ -21,6 +21,9 @@ use crate::state::{self, Defined, Lookup};
 /// This much of a statement is shown and logged, in bytes.
 const LONGEST_SHOWN: usize = 200;
 
+/// What resets settings, beside `SET ... TO DEFAULT`.
+const RESETS: Effects = Effects::RESET.union(Effects::DISCARD_ALL);
+
 /// More names than this, or longer ones (bytes), are not asked for. Whoever sends them keeps the server, because what it has set is not known.
 const MOST_CUSTOM: usize = 4096;
 const LONGEST_CUSTOM: usize = 1024;
@@ -51,9 +54,22 @@ pub(super) struct Trail {
     pub(super) lookup: Option<Lookup>,
     /// Settings may have been reset in the transaction at hand.
     pub(super) may_reset: bool,
+    /// How far they have come on their way to what the client's start-up packet says of them.
+    pub(super) returning: Returning,
     /// What the client knew of the reported parameters before it reset some: those of its start-up packet return to what
     /// that said, and so it is told only when they have.
     pub(super) told: Option<Arc<ParamSet>>,
+}
+
+/// What becomes of settings that the client resets, if its start-up packet had some.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) enum Returning {
+    #[default]
+    No,
+    /// They are being reset: a request behind that would run without what is to return.
+    Reset,
+    /// The server is being told.
+    Told,
 }
 
 impl Trail {
@@ -106,9 +122,6 @@ impl Session {
             b'Q' => {
                 let text = simple_query(body);
                 let scan = sql::scan(text);
-                if let Some(timing) = &mut self.timing {
-                    timing.expects(scan.statements);
-                }
                 if matches!(scan.statement, Statement::Reset(_) | Statement::DiscardAll) {
                     link.keep_told(&self.params, &self.beginning, &self.pool);
                 }
@@ -129,16 +142,9 @@ impl Session {
         if !complete && tag != b'B' {
             effects |= Effects::OPAQUE; // its end was not seen
         }
-        if effects.contains(Effects::CALLS)
-            && let Some(trust) = self.pool.db.functions.trust(self.worker.now())
-        {
-            let known = sql::scan_knowing(text, &|name| trust.contains(name)).effects;
-            if !text.is_empty() && !known.contains(Effects::CALLS) {
-                // Whoever has changed anything until the transaction ends may have changed these functions.
-                link.trust.get_or_insert(trust);
-                // What a clean function sets ends with the transaction.
-                effects = effects.without(Effects::CALLS) | Effects::LOCAL_SETTINGS;
-            }
+        if effects.contains(Effects::CALLS) && link.may_trust(text, &self.pool, self.worker.now()) {
+            // What a clean function sets ends with the transaction.
+            effects = effects.without(Effects::CALLS) | Effects::LOCAL_SETTINGS;
         }
         link.server.info.note_text(text);
         link.server.suspect |= effects;
@@ -172,19 +178,20 @@ impl Session {
         if effects.contains(Effects::DDL) {
             self.pool.moments.advance(); // what is parsed behind it is parsed on the server
         }
-        if effects.intersects(Effects::DDL.union(state::ANYTHING))
-            && let Some(defined) = defined_by(text, effects)
-        {
-            let names = sql::custom_settings(text).filter_map(|name| String::from_utf8(name.into()).ok());
-            let names = names.take(MOST_CUSTOM).collect();
-            link.server.defining.get_or_insert_with(|| self.pool.db.define()).add(defined, names);
+        if effects.intersects(Effects::DDL.union(state::ANYTHING)) {
+            link.note_definition(text, effects, &self.pool);
         }
         if effects.intersects(state::SETS) {
             let alone = link.server.machine.status() == TxStatus::Idle
                 && !link.server.suspect.contains(Effects::TRANSACTION);
             let trail = link.trail();
             trail.named.note(if alone && effects == Effects::SETTINGS { set_name(text) } else { None });
-            trail.may_reset |= !self.beginning.is_empty();
+            if !self.beginning.is_empty() {
+                trail.may_reset = true;
+                if effects.intersects(RESETS) || contains_word(text, b"default") {
+                    trail.returning = Returning::Reset;
+                }
+            }
         }
         if effects.intersects(state::SETS.union(Effects::CALLS).union(Effects::OPAQUE)) {
             if !self.beginning.is_empty() && self.began.is_none() {
@@ -228,6 +235,25 @@ impl Link {
             let knows = if self.bringing { params } else { &self.server.params }.clone();
             self.trail().told.get_or_insert(knows);
         }
+    }
+
+    /// All functions that a text calls are known to be clean. The transaction relies on that from here on: whoever changes
+    /// anything until it ends may change these functions.
+    fn may_trust(&mut self, text: &[u8], pool: &Pool, now: u64) -> bool {
+        let Some(trust) = pool.db.functions.trust(now).filter(|_| !text.is_empty()) else { return false };
+        let clean = !sql::scan_knowing(text, &|name| trust.contains(name)).effects.contains(Effects::CALLS);
+        if clean {
+            self.trust.get_or_insert(trust);
+        }
+        clean
+    }
+
+    /// Remembers what a text with these effects defines, if it defines anything.
+    fn note_definition(&mut self, text: &[u8], effects: Effects, pool: &Pool) {
+        let Some(defined) = defined_by(text, effects) else { return };
+        let names = sql::custom_settings(text).filter_map(|name| String::from_utf8(name.into()).ok());
+        let names = names.take(MOST_CUSTOM).collect();
+        self.server.defining.get_or_insert_with(|| pool.db.define()).add(defined, names);
     }
 }
 

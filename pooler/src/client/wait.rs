@@ -15,6 +15,7 @@ use crate::error::Refusal;
 use crate::events::LONGEST_SHOWN;
 use crate::pool::{Crowded, Grant, Place, WaitLimit};
 use crate::server::{self, IdleServer};
+use crate::worker::Leaving;
 
 const QUEUED: &str = "No server connection available in postgres backend, client being queued";
 
@@ -86,26 +87,33 @@ impl Session {
                 None => poll_fn(|cx| self.poll_wait(cx, &mut place)).await,
             };
             self.local.ticket.set(None);
+            let late = self.local.cancelled_late.take();
             let Some(grant) = grant? else {
                 self.report_waiting(Over::Request.setting());
                 self.refuse(Some(Over::Request.error()));
                 return Ok(());
             };
             match grant {
+                Grant::Server(server) if late => {
+                    self.pool.give_back(self.worker.index, server);
+                    return self.wait_was_cancelled();
+                }
                 Grant::Server(server) => {
                     if server.into_clean().is_some_and(|server| self.link(server)) {
                         return Ok(());
                     }
                     // It was gone before it could be used: in line again.
                 }
-                Grant::Cancelled => {
-                    self.report_waiting(cancel::REASON);
-                    self.refuse(None);
-                    return Ok(());
-                }
+                Grant::Cancelled => return self.wait_was_cancelled(),
                 Grant::Refused(refusal) => return Err(End::Refused(refusal)),
             }
         }
+    }
+
+    fn wait_was_cancelled(&mut self) -> Result<(), End> {
+        self.report_waiting(cancel::REASON);
+        self.refuse(None);
+        Ok(())
     }
 
     /// The answer, unless the client leaves or is ended first; `None`: its request has no time left. What then comes is
@@ -140,6 +148,9 @@ impl Session {
         }
         if self.unsent.flush(cx, &mut self.stream).is_err() {
             return Poll::Ready(End::Gone);
+        }
+        if self.local.leaving.get() == Leaving::Travels && self.may_travel() {
+            return Poll::Ready(End::Travels); // it waits for a server of the other process
         }
         while self.input.len() < READ_AHEAD {
             let mut buffer = self.worker.buffer.borrow_mut();

@@ -32,6 +32,8 @@ pub struct Config {
     pub auth: Auth,
     /// Limits for the whole process.
     pub limits: Limits,
+    /// For how long addresses of servers are kept.
+    pub dns: DnsRules,
     /// Process-wide timeouts.
     pub timeouts: Timeouts,
     /// How long requests and transactions may take where neither database nor user says otherwise.
@@ -52,6 +54,8 @@ pub struct Config {
     pub socket: SocketOptions,
     /// What is logged.
     pub log: LogRules,
+    /// Where metrics, the dashboard and health checks are served.
+    pub http: Http,
     /// Period of the averages in `SHOW STATS` and of the statistics line in the log.
     pub stats_period: std::time::Duration,
     /// Statements that each pool's `SHOW QUERIES` keeps; 0: they are not counted.
@@ -119,6 +123,15 @@ pub struct UnixListen {
     pub group: Option<String>,
 }
 
+/// The HTTP server beside the console.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Http {
+    /// `ADDRESS:PORT`, as written; `*` for an address is all. Empty: none.
+    pub listen: Vec<String>,
+    /// Who knows it may give orders; `None`: nobody may.
+    pub admin_token: Option<Secret>,
+}
+
 /// Limits for the whole process. `None` is no limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -164,6 +177,17 @@ pub struct StartupParams {
     pub application_name_add_host: bool,
     /// Refuse simple queries (`disable_pqexec`).
     pub refuse_simple_query: bool,
+    /// A notice to every client that logs in (`login_notify_message`).
+    pub login_notice: Option<String>,
+}
+
+/// For how long an answer of the system's resolver counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DnsRules {
+    /// One that has addresses.
+    pub max_ttl: std::time::Duration,
+    /// One that has none.
+    pub nxdomain_ttl: std::time::Duration,
 }
 
 /// Socket options; zero or `None` leaves the kernel's default.

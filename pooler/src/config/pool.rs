@@ -119,7 +119,7 @@ pub struct Database {
 /// A server's address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Host {
-    /// A name or literal address, resolved at each connect.
+    /// A name or literal address.
     Tcp(String),
     /// Directory of a Unix socket; starting with `@`: abstract.
     Unix(PathBuf),
@@ -183,6 +183,8 @@ pub struct ServerRules {
     pub lifetime: Duration,
     /// Idle time after which a connection is closed; `None`: never.
     pub idle_timeout: Option<Duration>,
+    /// A client of session mode is disconnected, outside a transaction, whose server is to be closed.
+    pub fast_close: bool,
 }
 
 /// `server_check_query`.

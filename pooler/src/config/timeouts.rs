@@ -22,8 +22,16 @@ pub struct Timeouts {
     pub statement_grace: Duration,
     /// Time a cancel request may take to reach its server.
     pub cancel_wait: Option<Duration>,
+    /// Clients are ended this long after the process was told to end when they have left.
+    pub drain: Option<Duration>,
+    /// How long of that they go on as before.
+    pub drain_grace: Duration,
     /// A database that came from `*` is forgotten after being unused this long.
     pub autodb_idle: Option<Duration>,
+    /// A pool is forgotten after having no connection for this long.
+    pub pool_idle: Option<Duration>,
+    /// Time for clients to come to rest after `SUSPEND`.
+    pub suspend: Option<Duration>,
 }
 
 /// How long what a client does with a server may take. `None` is no limit.

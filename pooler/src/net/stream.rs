@@ -1,6 +1,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -86,12 +87,26 @@ impl Stream {
         };
     }
 
+    /// Its descriptor, if all that there is to the connection is there.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Stream::Tcp(s) => Some(s.as_fd()),
+            Stream::Unix(s) => Some(s.as_fd()),
+            Stream::Closed => None,
+        }
+    }
+
     /// User id of the process at the other end of a Unix socket.
     pub(crate) fn peer_uid(&self) -> Option<u32> {
         match self {
             Stream::Unix(s) => s.peer_cred().ok().map(|c| c.uid()),
             Stream::Tcp(_) | Stream::Closed => None,
         }
+    }
+
+    /// The number of its descriptor; -1 without one.
+    pub(crate) fn fd_number(&self) -> i32 {
+        self.fd().map_or(-1, |fd| fd.as_raw_fd())
     }
 
     /// Address of this end.
@@ -188,6 +203,14 @@ impl Peer {
         match self {
             Peer::Tcp(addr) => addr.ip().to_string(),
             Peer::Unix { .. } => "unix".to_owned(),
+        }
+    }
+
+    /// How the log writes the address of a client that has come to this port.
+    pub(crate) fn label(&self, port: u16) -> String {
+        match self {
+            Peer::Tcp(address) => address.to_string(),
+            Peer::Unix { .. } => format!("{self}:{port}"),
         }
     }
 

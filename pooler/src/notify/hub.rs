@@ -65,6 +65,8 @@ struct Join {
 enum Todo {
     Listen(Box<str>),
     Unlisten(Box<str>),
+    /// A marker for another process's hub: its channel and the number.
+    Mark(Box<str>, u64),
     Done(Done),
 }
 
@@ -84,7 +86,12 @@ pub(crate) struct Joining {
 impl Joining {
     /// What the client's server is to run, outside a transaction, when the connection is ready.
     pub(crate) fn marker(&self) -> String {
-        format!("LISTEN {0};NOTIFY {0},'{1}'", self.channel, self.number)
+        mark(&self.channel, self.number)
+    }
+
+    /// The same for a server that another process has: channel and number.
+    pub(crate) fn mark(&self) -> (&str, u64) {
+        (&self.channel, self.number)
     }
 
     /// The marker has this payload.
@@ -188,6 +195,21 @@ impl Hub {
             state.let_go(channel);
         }
         self.changed.notify_one();
+    }
+
+    /// A client goes to another process, whose hub counts from this marker on: it comes to the inbox in its place among the
+    /// client's notifications. False: there is no connection now.
+    pub(super) fn mark(&self, inbox: &Arc<Inbox>, channel: &str, number: u64) -> bool {
+        let mut state = self.lock();
+        if state.connected {
+            let inboxes = state.channels.entry(channel.into()).or_default();
+            if !inboxes.iter().any(|other| Arc::ptr_eq(other, inbox)) {
+                inboxes.push(inbox.clone());
+            }
+            state.todo.push(Todo::Mark(channel.into(), number));
+            self.changed.notify_one();
+        }
+        state.connected
     }
 
     /// Resolves when everything that was committed before has come to the clients' inboxes; `None`: nothing can be
@@ -419,6 +441,7 @@ impl State {
             match todo {
                 Todo::Listen(channel) => sql += &format!("LISTEN {};", quoted(&channel)),
                 Todo::Unlisten(channel) => sql += &format!("UNLISTEN {};", quoted(&channel)),
+                Todo::Mark(channel, number) => sql += &mark(&channel, number),
                 Todo::Done(who) => done.push(who),
             }
         }
@@ -449,6 +472,11 @@ impl State {
             }
         }
     }
+}
+
+/// Sends a marker, to be heard here, too.
+fn mark(channel: &str, number: u64) -> String {
+    format!("LISTEN {0};NOTIFY {0},'{number}';", quoted(channel))
 }
 
 fn query(sql: &str) -> Vec<u8> {

@@ -114,6 +114,27 @@ impl Inbox {
             .for_each(|message| out.extend_from_slice(&message.bytes));
     }
 
+    /// Moves to `out` what has come before this marker. False: it has not come yet, or all that there is would be dropped
+    /// for want of room. Other markers of that channel are nobody's.
+    pub(super) fn take_before(&self, channel: &str, number: u64, out: &mut Vec<u8>) -> bool {
+        let number = number.to_string();
+        let mut waiting = self.lock();
+        while !waiting.full
+            && let Some(message) = waiting.messages.pop_front()
+        {
+            self.bytes.fetch_sub(message.cost(), Relaxed);
+            match Message::notification(&message.bytes) {
+                Some((_, from, payload)) if from == channel => {
+                    if payload == number.as_bytes() {
+                        return true;
+                    }
+                }
+                _ => out.extend_from_slice(&message.bytes),
+            }
+        }
+        false
+    }
+
     /// Drops what has come from these channels.
     pub(super) fn forget(&self, channels: &[Box<str>]) {
         if channels.is_empty() {
@@ -171,6 +192,22 @@ mod tests {
         inbox.forget(&["b".into()]);
         assert_eq!(taken(&inbox), [&*a.bytes, &*a.bytes].concat());
         assert_eq!(taken(&inbox), b"");
+    }
+
+    #[test]
+    fn what_is_before_the_marker_is_told_here() {
+        let inbox = Inbox::default();
+        let all = [("a", "1"), ("m", "4"), ("a", "2"), ("m", "5"), ("a", "3"), ("m", "6")];
+        let all = all.map(|(channel, payload)| notification(channel, payload));
+        let (before, behind) = all.split_at(3);
+        before.iter().for_each(|message| inbox.put(message, MOST));
+        let mut told = Vec::new();
+        assert!(!inbox.take_before("m", 5, &mut told));
+        behind.iter().for_each(|message| inbox.put(message, MOST));
+        assert!(inbox.take_before("m", 5, &mut told));
+        assert_eq!(told, [&*all[0].bytes, &*all[2].bytes].concat());
+        inbox.forget(&["m".into()]);
+        assert_eq!(taken(&inbox), &*all[4].bytes, "if it does not go after all");
     }
 
     #[test]

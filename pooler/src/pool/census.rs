@@ -72,11 +72,22 @@ impl Census {
         if full(counted.user.0, counted.user.1.map(NonZeroUsize::get)) {
             return Err(Full::User);
         }
-        let tallies = [counted.pool.0.clone(), counted.database.0.clone(), counted.user.0.clone()];
+        Ok(self.count([counted.pool.0, counted.database.0, counted.user.0]))
+    }
+
+    /// A place in every count, whatever the limits.
+    pub(crate) fn admit_anyway(self: &Arc<Self>, tallies: [&Arc<Tally>; 3]) -> Permit {
+        let _guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.count(tallies)
+    }
+
+    /// The lock is held.
+    fn count(self: &Arc<Self>, tallies: [&Arc<Tally>; 3]) -> Permit {
+        let tallies = tallies.map(Arc::clone);
         for tally in &tallies {
             tally.0.fetch_add(1, Relaxed);
         }
-        Ok(Permit { census: self.clone(), tallies })
+        Permit { census: self.clone(), tallies }
     }
 }
 

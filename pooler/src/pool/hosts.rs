@@ -9,7 +9,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 
 use super::{Permit, Pool, lock};
-use crate::config::{Host, LoadBalance};
+use crate::config::{Database, Host, LoadBalance};
 use crate::secrets::random;
 use crate::server::ConnectError;
 use crate::shared::Shared;
@@ -24,6 +24,17 @@ pub(crate) struct Hosts(DashMap<(Host, u16), Arc<Endpoint>>);
 impl Hosts {
     fn at(&self, host: &Host, port: u16) -> Arc<Endpoint> {
         self.0.entry((host.clone(), port)).or_default().clone()
+    }
+
+    /// Somebody has tried whether it takes connections.
+    pub(crate) fn looked_at(&self, host: &Host, port: u16, down_until: Option<u64>) {
+        lock(&self.at(host, port).0).down_until = down_until;
+    }
+
+    /// Set if none of a database's hosts could be reached when they were last tried: until when no other attempt is made.
+    pub(crate) fn down_until(&self, spec: &Database) -> Option<u64> {
+        let down = |host: &Host| self.0.get(&(host.clone(), spec.port)).and_then(|at| lock(&at.0).down_until);
+        spec.hosts.iter().map(down).min().flatten()
     }
 }
 
@@ -105,6 +116,7 @@ impl Shared {
         let pause = self.config.load().timeouts.server_login_retry;
         let pause = match error {
             ConnectError::Exhausted(_) => pause.min(EXHAUSTED_FOR), // it is not the server's fault
+            _ if self.handover.receives() => pause.min(EXHAUSTED_FOR), // the old process may have its places still
             _ => pause,
         };
         let pause = pause.as_micros() as u64;
@@ -160,8 +172,6 @@ impl Pool {
 
     /// None of its hosts could be reached when they were last tried.
     pub(super) fn is_cut_off(&self) -> bool {
-        let spec = self.db.spec.load();
-        let down = |host| lock(&self.shared.hosts.at(host, spec.port).0).down_until.is_some();
-        spec.hosts.iter().all(down)
+        self.shared.hosts.down_until(&self.db.spec.load()).is_some()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Grant, IdleServer, Pool, lock};
 use crate::worker::Worker;
@@ -16,6 +17,16 @@ impl Pool {
             self.keep_minimum(worker);
             self.look_how_full();
         }
+    }
+
+    /// Notes whether it has a connection on either side, and says since when it has none, in microseconds.
+    pub(crate) fn unused_since(&self, now: u64) -> Option<u64> {
+        let waits = self.db.spec.load().user.is_some() && self.rules.load().min > 0; // to be filled without a client
+        if self.open.get() > 0 || self.clients.get() > 0 || self.is_held() || waits {
+            self.last_used.store(now, Relaxed);
+            return None;
+        }
+        Some(self.last_used.load(Relaxed))
     }
 
     /// Gives back what its clients have shared, and none has any more.

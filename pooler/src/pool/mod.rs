@@ -23,7 +23,7 @@ mod shard;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -46,6 +46,7 @@ use crate::error::Refusal;
 use crate::events::Events;
 use crate::intern::Interner;
 use crate::latency::Latency;
+use crate::net::Peer;
 use crate::params::{ParamSet, Params};
 use crate::prepared::{Moments, Texts};
 use crate::queries::Queries;
@@ -129,6 +130,9 @@ pub(crate) struct Pool {
     pub(crate) saturation: Saturation,
     pub(crate) queries: Queries,
     pub(crate) open: Arc<Tally>,
+    pub(crate) clients: Arc<Tally>,
+    /// When it was last seen with a connection, in microseconds.
+    last_used: AtomicU64,
     /// Every server connection, whoever has it.
     members: Mutex<HashMap<u64, Arc<ServerInfo>>>,
     /// Servers opened under an older number are closed instead of being used again.
@@ -160,6 +164,10 @@ pub(crate) struct Pool {
     pub(crate) watching: Arc<Tally>,
     /// Clients that wait, where their number is limited.
     crowd: Arc<Tally>,
+    /// Clients that have logged in.
+    pub(crate) logged_in: AtomicUsize,
+    /// Clients that wait for a server in their login.
+    pub(crate) arriving: Arc<Tally>,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -181,6 +189,8 @@ impl Pool {
             saturation: Saturation::default(),
             queries: Queries::new(workers),
             open: Arc::default(),
+            clients: Arc::default(),
+            last_used: AtomicU64::new(shared.clock.micros()),
             members: Mutex::default(),
             generation: AtomicU64::new(0),
             held: AtomicBool::new(false),
@@ -201,6 +211,8 @@ impl Pool {
             checking: Arc::default(),
             watching: Arc::default(),
             crowd: Arc::default(),
+            logged_in: AtomicUsize::new(0),
+            arriving: Arc::default(),
         }
     }
 
@@ -360,7 +372,7 @@ impl Pool {
 
     /// Does what can be done for the clients that wait on this worker.
     pub(crate) fn pump(self: &Arc<Self>, worker: &Rc<Worker>) {
-        if self.held.load(Relaxed) {
+        if self.held.load(Relaxed) || worker.suspended.get() {
             return;
         }
         let home = worker.index;
@@ -450,6 +462,11 @@ impl Pool {
         Some(permit)
     }
 
+    /// A place for a connection that is there already, with its client from another process: over the limits, if need be.
+    pub(crate) fn admit_anyway(&self) -> Permit {
+        self.shared.census.admit_anyway([&self.open, &self.db.servers, &self.user.servers])
+    }
+
     /// A place for a connection that serves the whole database: it counts in `tally` and not in the pool.
     pub(crate) fn admit_aside(&self, tally: &Arc<Tally>) -> Option<Permit> {
         let rules = self.rules.load();
@@ -532,6 +549,7 @@ impl Pool {
         // Who can't be reached may come back; who refuses the login refuses every client's.
         if let Some(refusal) = error.for_waiting_clients()
             && self.open.get() == 0
+            && !self.shared.handover.receives()
         {
             self.refuse_waiting(&refusal);
         }
@@ -547,7 +565,7 @@ impl Pool {
     /// Why a new request can't be served: the last attempt failed and no connection is open or opening.
     pub(crate) fn failing(self: &Arc<Self>) -> Option<String> {
         let dialling = lock(&self.dialling);
-        let failure = dialling.failure.as_ref()?;
+        let failure = dialling.failure.as_ref().filter(|_| !self.shared.handover.receives())?;
         (self.open.get() == 0).then(|| failure.reason.clone())
     }
 
@@ -563,10 +581,11 @@ impl Pool {
     }
 
     /// Closes every server as soon as it is free, and forgets what servers said at their login.
-    pub(crate) fn renew(&self, reason: &'static str) {
+    pub(crate) fn renew(self: &Arc<Self>, reason: &'static str) {
         self.generation.fetch_add(1, Relaxed);
         self.close_idle(reason);
         self.db.hub.look();
+        (0..self.shards.len()).for_each(|worker| self.shared.order(worker, Order::Renewed(self.clone())));
     }
 
     /// All pools of the server to which this one connects.
@@ -582,8 +601,13 @@ impl Pool {
 
     /// Closes the idle servers now.
     pub(crate) fn close_idle(&self, reason: &'static str) {
+        self.close_idle_since(u64::MAX, reason);
+    }
+
+    /// Closes those that have been idle since this moment or longer.
+    pub(crate) fn close_idle_since(&self, then: u64, reason: &'static str) {
         for shard in &self.shards {
-            shard.drain_idle(|_| true).into_iter().for_each(|s| s.close(reason));
+            shard.drain_idle(|server| server.idle_since() <= then).into_iter().for_each(|s| s.close(reason));
         }
     }
 
@@ -684,8 +708,17 @@ impl Pool {
 
     pub(crate) fn member_opened(&self, info: &Arc<ServerInfo>) {
         if self.shared.config.load().log.connections {
-            info!(peer = %info.peer(self), "new connection to server (from {})", info.local);
+            let from = match info.local {
+                Peer::Tcp(address) => format!(" (from {address})"),
+                Peer::Unix { .. } => String::new(),
+            };
+            info!(peer = %info.peer(self), "new connection to server{from}");
         }
+        lock(&self.members).insert(info.id, info.clone());
+    }
+
+    /// The same for one that comes from another process.
+    pub(crate) fn member_arrived(&self, info: &Arc<ServerInfo>) {
         lock(&self.members).insert(info.id, info.clone());
     }
 

@@ -134,6 +134,9 @@ impl Registry {
             (None, None) => return Err(NotConfigured),
         };
         let db = self.databases.entry(name.to_owned()).or_insert_with(|| {
+            if auto {
+                tracing::info!("registered new auto-database: {name}");
+            }
             Arc::new(Db {
                 name: name.to_owned(),
                 spec: ArcSwap::new(spec.clone()),
@@ -173,7 +176,12 @@ impl Registry {
         let config = shared.config.load();
         let spec = db.spec.load();
         let name = spec.user.as_deref().unwrap_or(login);
-        let find = || lock(&db.pools).iter().find(|p| p.user.name == name).cloned();
+        let find = || {
+            let pools = lock(&db.pools);
+            let found = pools.iter().find(|p| p.user.name == name)?;
+            found.last_used.store(shared.clock.micros(), Relaxed); // who looks for idle ones has the lock as well
+            Some(found.clone())
+        };
         if let Some(pool) = find() {
             return pool;
         }
@@ -200,6 +208,19 @@ impl Registry {
         lock(&pool.user.pools).retain(|p| !Arc::ptr_eq(p, pool));
     }
 
+    /// Forgets a pool that nobody has used since that moment, in microseconds. False: somebody does now.
+    pub(crate) fn forget_pool(&self, pool: &Arc<Pool>, since: u64) -> bool {
+        {
+            let mut pools = lock(&pool.db.pools);
+            if pool.last_used.load(Relaxed) != since || pool.clients.get() > 0 {
+                return false;
+            }
+            pools.retain(|p| !Arc::ptr_eq(p, pool));
+        }
+        self.remove_pool(pool);
+        true
+    }
+
     pub(crate) fn remove_database(&self, name: &str) {
         self.databases.remove(name);
     }
@@ -209,6 +230,10 @@ impl Registry {
         let mut all: Vec<_> = self.databases.iter().map(|e| e.value().clone()).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
+    }
+
+    pub(crate) fn user_count(&self) -> usize {
+        self.users.len()
     }
 
     /// The user of that name, if one has been seen.

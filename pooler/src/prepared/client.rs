@@ -7,7 +7,8 @@ use sql::Effects;
 use super::description::Description;
 use super::key::Key;
 use super::split_name;
-use super::text::{Statement, query_of};
+use super::text::{Statement, Texts, query_of};
+use crate::handover::Prepared;
 
 /// A statement under a client's name.
 #[derive(Debug, Clone)]
@@ -94,6 +95,36 @@ impl ClientStatements {
         let known = self.named.remove(name)?;
         self.forget(name, &known);
         Some(known)
+    }
+
+    /// All of them, to be taken along to another process: the named ones with what the client was told of them, and the
+    /// unnamed one.
+    pub(crate) fn pack(&self) -> (Vec<Prepared>, Option<Vec<u8>>) {
+        let named = self.named.iter().map(|(name, known)| Prepared {
+            name: name.to_vec(),
+            text: known.statement.text.to_vec(),
+            told: known.told.hashes(),
+        });
+        (named.collect(), self.unnamed.as_ref().map(|(_, text)| text.to_vec()))
+    }
+
+    /// What was taken along. No server has parsed any of it for this client: `moment` is now, `meaning` that of the settings.
+    pub(crate) fn unpack(
+        named: Vec<Prepared>,
+        unnamed: Option<Vec<u8>>,
+        texts: &Texts,
+        moment: u64,
+        meaning: u64,
+    ) -> ClientStatements {
+        let mut all = ClientStatements::default();
+        for Prepared { name, text, told } in named {
+            let (statement, told) = (texts.intern(&text), Description::from_hashes(told));
+            all.insert(&name, Known { statement, meaning, parsed: moment, told });
+        }
+        if let Some(text) = unnamed {
+            all.parse_unnamed(&text);
+        }
+        all
     }
 
     /// What they take, in bytes.

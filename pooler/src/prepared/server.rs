@@ -125,6 +125,11 @@ enum Dropping {
 }
 
 impl ServerStatements {
+    /// Those of a server that comes from another process: not known.
+    pub(crate) fn of_another_process() -> ServerStatements {
+        ServerStatements { unnamed: Some(SOMEBODYS), ..ServerStatements::default() }
+    }
+
     /// How many it has.
     pub(crate) fn len(&self) -> usize {
         self.have.len()

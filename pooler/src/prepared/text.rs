@@ -62,6 +62,16 @@ pub(crate) struct Texts {
 /// Ids are unique in the process, so that a name on a server says by itself which statement it is.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
+/// Statements of this process have ids from here on.
+pub(crate) fn next_id() -> u64 {
+    NEXT_ID.load(Relaxed)
+}
+
+/// Servers may come that have statements with smaller ids, made by another process.
+pub(crate) fn begin_ids_at(first: u64) {
+    NEXT_ID.fetch_max(first, Relaxed);
+}
+
 impl Texts {
     /// They count there.
     pub(crate) fn new(kept: Arc<Buffers>) -> Texts {

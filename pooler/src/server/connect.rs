@@ -98,7 +98,7 @@ impl fmt::Display for ConnectError {
     }
 }
 
-fn unreachable(what: &str) -> impl FnOnce(std::io::Error) -> ConnectError + '_ {
+pub(crate) fn unreachable(what: &str) -> impl FnOnce(std::io::Error) -> ConnectError + '_ {
     move |e| match e.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EMFILE | Errno::ENFILE) => ConnectError::Exhausted(format!("{what}: {e}")),
         _ => ConnectError::Unreachable(format!("{what}: {e}")),
@@ -167,6 +167,7 @@ async fn open(
         port: to.port,
         remote,
         local,
+        fd: stream.fd_number(),
         pid: said.pid,
         secret: said.secret,
         opened: shared.clock.micros(),
@@ -233,8 +234,7 @@ pub(crate) async fn dial(shared: &Shared, host: &Host, port: u16) -> Result<Stre
             stream.map(Stream::Unix).map_err(unreachable("connect failed"))
         }
         Host::Tcp(name) => {
-            let addresses = tokio::net::lookup_host((name.as_str(), port)).await;
-            let addresses = addresses.map_err(unreachable("server DNS lookup failed"))?;
+            let addresses = shared.addresses(name, port).await?;
             let mut last = ConnectError::Unreachable("server DNS lookup failed".to_owned());
             for address in addresses {
                 match TcpStream::connect(address).await {

@@ -2,7 +2,9 @@
 
 mod connect;
 mod own;
+mod travel;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -15,7 +17,7 @@ use protocol::session::{Invented, Origin, Route, ServerMachine, Violation};
 use sql::Effects;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-pub(crate) use connect::{ConnectError, connect, dial};
+pub(crate) use connect::{ConnectError, connect, dial, unreachable};
 pub(crate) use own::{OwnError, check, drain, reset, run, send};
 
 use crate::config::{Host, PoolMode};
@@ -56,6 +58,7 @@ pub(crate) struct ServerInfo {
     pub(crate) port: u16,
     pub(crate) remote: Peer,
     pub(crate) local: Peer,
+    pub(crate) fd: i32,
     /// Backend process id and cancel secret, if the server gave them.
     pub(crate) pid: u32,
     pub(crate) secret: Box<[u8]>,
@@ -125,6 +128,13 @@ impl ServerInfo {
         let mut kept = self.text.lock().unwrap_or_else(PoisonError::into_inner);
         let new = std::mem::take(&mut kept.new) && !kept.bytes.is_empty();
         new.then(|| look(&kept.bytes))
+    }
+
+    /// It was reached by this name at one of these addresses, whatever the port.
+    pub(crate) fn is_at(&self, name: &str, addresses: &[SocketAddr]) -> bool {
+        let Peer::Tcp(remote) = self.remote else { return false };
+        matches!(&self.host, Host::Tcp(host) if host == name)
+            && addresses.iter().any(|address| address.ip() == remote.ip())
     }
 
     /// How the log names it.

@@ -67,6 +67,17 @@ impl Keys {
         Keys { client_key, stored_key: verifier.stored_key, server_key: verifier.server_key }
     }
 
+    /// All of it, to be given to another process of the same user.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        [self.client_key, self.stored_key, self.server_key].concat()
+    }
+
+    /// Reads what [`to_bytes`](Self::to_bytes) has written.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Keys> {
+        let ([client_key, stored_key, server_key], []) = bytes.as_chunks::<KEY_LEN>() else { return None };
+        Some(Keys { client_key: *client_key, stored_key: *stored_key, server_key: *server_key })
+    }
+
     /// What a server stores to check these keys.
     pub fn verifier(&self, salt: &[u8], iterations: u32) -> Verifier {
         Verifier { iterations, salt: salt.into(), stored_key: self.stored_key, server_key: self.server_key }

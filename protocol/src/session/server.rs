@@ -112,6 +112,13 @@ pub enum Owes {
     },
 }
 
+impl Owes {
+    /// `ReadyForQuery` is its last reply.
+    fn ends_with_ready(self) -> bool {
+        matches!(self, Owes::Query | Owes::FunctionCall | Owes::Sync | Owes::Syncs { .. })
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Owed {
     what: Owes,
@@ -187,6 +194,8 @@ pub struct ServerMachine {
     skipped: usize,
     /// See [`statements_ended`](Self::statements_ended).
     ended: u64,
+    /// Those of them that were the pooler's own.
+    own_ended: u64,
     /// What is owed can no longer be known (streaming replication, or a request inside COPY data).
     lost: bool,
 }
@@ -202,6 +211,7 @@ impl Default for ServerMachine {
             mixed: false,
             skipped: 0,
             ended: 0,
+            own_ended: 0,
             lost: false,
         }
     }
@@ -371,24 +381,24 @@ impl ServerMachine {
         self.ended
     }
 
+    /// How many of them were the client's.
+    pub fn clients_statements_ended(&self) -> u64 {
+        self.ended - self.own_ended
+    }
+
+    fn end_statement(&mut self, origin: Origin) {
+        self.ended += 1;
+        self.own_ended += u64::from(origin != Origin::Client);
+    }
+
     /// Something in front of the batch at hand is still to be answered.
     pub fn awaits_ready(&self) -> bool {
-        let in_front = |o: &Owed| {
-            matches!(
-                o.what,
-                Owes::Query | Owes::FunctionCall | Owes::Sync | Owes::Syncs { .. } | Owes::CopyEnd
-            )
-        };
-        self.owed.iter().any(in_front)
+        self.owed.iter().any(|o| o.what.ends_with_ready() || o.what == Owes::CopyEnd)
     }
 
     /// How many of the client's requests are not answered in full; of a batch without its `Sync` that is not one.
     pub fn requests_owed(&self) -> usize {
-        let ends = |o: &&Owed| match o.what {
-            Owes::Query | Owes::FunctionCall | Owes::Sync | Owes::Syncs { .. } => o.origin == Origin::Client,
-            _ => false,
-        };
-        self.owed.iter().filter(ends).count()
+        self.owed.iter().filter(|o| o.origin == Origin::Client && o.what.ends_with_ready()).count()
     }
 
     /// Everything owed belongs to the batch at hand, and the transaction has not failed.
@@ -482,7 +492,7 @@ impl ServerMachine {
                 self.ready(front, tag, status)?;
             }
             b'E' => return Ok(self.error(front)),
-            _ => self.reply(front.what, tag)?,
+            _ => self.reply(front, tag)?,
         }
         Ok(front.origin.route())
     }
@@ -539,12 +549,11 @@ impl ServerMachine {
     }
 
     fn error(&mut self, front: Owed) -> Route {
-        self.ended += 1;
+        let at_fault = if front.origin == Origin::InFront { Origin::Client } else { front.origin };
+        self.end_statement(at_fault);
         let in_copy = std::mem::replace(&mut self.copy, CopyIn::No) != CopyIn::No;
-        match front.what {
-            // These end with their own ReadyForQuery.
-            Owes::Query | Owes::FunctionCall | Owes::Sync | Owes::Syncs { .. } => {}
-            _ => self.skip_to_sync(),
+        if !front.what.ends_with_ready() {
+            self.skip_to_sync();
         }
         if in_copy {
             self.merge_syncs();
@@ -603,18 +612,18 @@ impl ServerMachine {
         self.owed.insert(start, Owed { what: Owes::Syncs { at_least: least, at_most: most }, origin });
     }
 
-    fn reply(&mut self, what: Owes, tag: u8) -> Result<(), Violation> {
-        match (what, tag) {
+    fn reply(&mut self, front: Owed, tag: u8) -> Result<(), Violation> {
+        match (front.what, tag) {
             (Owes::Parse, b'1') | (Owes::Bind, b'2') | (Owes::Close, b'3') => self.pop(),
             (Owes::Describe | Owes::NotedDescribe, b'T' | b'n') => self.pop(),
             (Owes::Describe | Owes::NotedDescribe, b't') | (Owes::FunctionCall, b'V') => {}
             (Owes::Execute, b'C' | b'I' | b's') => {
-                self.ended += 1;
+                self.end_statement(front.origin);
                 self.pop();
                 self.end_copy(0);
             }
             (Owes::Query, b'C') => {
-                self.ended += 1;
+                self.end_statement(front.origin);
                 self.end_copy(1);
             }
             (Owes::Query, b'T' | b'I') => {}

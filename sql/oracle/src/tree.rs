@@ -45,31 +45,8 @@ impl Expected {
             "VariableShowStmt" | "FetchStmt" | "LockStmt" | "TruncateStmt" | "VacuumStmt"
             | "CheckPointStmt" | "ClusterStmt" | "ReindexStmt" | "ConstraintsSetStmt" => {}
             "ExplainStmt" => self.statement(&body["query"]["node"]),
-            "VariableSetStmt" => {
-                let setting = name("name");
-                let local = body["is_local"].as_bool() == Some(true) || setting.starts_with("TRANSACTION");
-                effects = match body["kind"].as_i64() {
-                    _ if local => Effects::LOCAL_SETTINGS,
-                    Some(5 | 6) => Effects::RESET | setting_effects(&setting),
-                    _ => Effects::SETTINGS | setting_effects(&setting),
-                };
-                statement = match (effects, body["kind"].as_i64()) {
-                    (Effects::LOCAL_SETTINGS, _) | (_, Some(4)) => None,
-                    (_, Some(6)) => Some("reset ALL".to_owned()),
-                    (_, Some(5)) => Some(format!("reset {setting}")),
-                    _ => Some(format!("set {setting}")),
-                };
-            }
-            "TransactionStmt" => {
-                effects = Effects::TRANSACTION;
-                let chain = body["chain"].as_bool() == Some(true);
-                statement = match body["kind"].as_i64() {
-                    Some(1 | 2) => Some("begin".to_owned()),
-                    Some(3) if !chain => Some("commit".to_owned()),
-                    Some(4) if !chain => Some("rollback".to_owned()),
-                    _ => None,
-                };
-            }
+            "VariableSetStmt" => (effects, statement) = set(body),
+            "TransactionStmt" => (effects, statement) = (Effects::TRANSACTION, transaction(body)),
             "PrepareStmt" => {
                 self.statement(&body["query"]["node"]);
                 effects = Effects::PREPARED;
@@ -240,6 +217,29 @@ fn setting_effects(name: &str) -> Effects {
         "seed" => Effects::SEED,
         _ => Effects::NONE,
     }
+}
+
+fn set(body: &Value) -> (Effects, Option<String>) {
+    let setting = body["name"].as_str().unwrap_or_default();
+    let local = body["is_local"].as_bool() == Some(true) || setting.starts_with("TRANSACTION");
+    match body["kind"].as_i64() {
+        _ if local => (Effects::LOCAL_SETTINGS, None),
+        Some(6) => (Effects::RESET | setting_effects(setting), Some("reset ALL".to_owned())),
+        Some(5) => (Effects::RESET | setting_effects(setting), Some(format!("reset {setting}"))),
+        Some(4) => (Effects::SETTINGS | setting_effects(setting), None),
+        _ => (Effects::SETTINGS | setting_effects(setting), Some(format!("set {setting}"))),
+    }
+}
+
+fn transaction(body: &Value) -> Option<String> {
+    let chain = body["chain"].as_bool() == Some(true);
+    let name = match body["kind"].as_i64() {
+        Some(1 | 2) => "begin",
+        Some(3) if !chain => "commit",
+        Some(4) if !chain => "rollback",
+        _ => return None,
+    };
+    Some(name.to_owned())
 }
 
 fn discard(target: &Value) -> (Effects, Option<String>) {

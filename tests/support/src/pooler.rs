@@ -2,7 +2,8 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
@@ -34,6 +35,8 @@ pub struct PoolerBuilder {
     settings: Vec<(String, String)>,
     userlist: Vec<(String, String)>,
     env: Vec<(String, String)>,
+    /// The whole file, in place of all that would stand in it.
+    file: Option<String>,
 }
 
 impl PoolerBuilder {
@@ -48,6 +51,7 @@ impl PoolerBuilder {
             settings: Vec::new(),
             userlist: Vec::new(),
             env: Vec::new(),
+            file: None,
         };
         builder
             .setting("auth_type", "trust")
@@ -80,6 +84,13 @@ impl PoolerBuilder {
         self
     }
 
+    /// This text as `pooler.ini`, with `{dir}` for the pooler's directory and `{port}` for its port. Only the user list is
+    /// written besides; the Unix socket must be in that directory.
+    pub fn file(mut self, text: &str) -> PoolerBuilder {
+        self.file = Some(text.to_owned());
+        self
+    }
+
     /// A line of `[users]`.
     pub fn user_line(mut self, name: &str, params: &str) -> PoolerBuilder {
         self.users.push(format!("{name} = {params}"));
@@ -99,7 +110,7 @@ impl PoolerBuilder {
         self
     }
 
-    /// A line of `[pgbouncer]`; in place of an earlier one of the same name.
+    /// A line of `[pgbouncer]`; in place of an earlier one of the same name. `{dir}` is the directory of the pooler's files.
     pub fn setting(mut self, name: &str, value: impl ToString) -> PoolerBuilder {
         self.settings.retain(|(known, _)| known != name);
         self.settings.push((name.into(), value.to_string()));
@@ -134,18 +145,48 @@ impl PoolerBuilder {
 
     /// Starts it on a port that was free a moment ago, for tests of what makes a pooler refuse to start.
     pub fn try_start(&self) -> Result<Pooler, StartError> {
+        let pooler = self.spawn_at(free_port(), |scratch| spawn(&self.binary, &self.env, &[], scratch));
+        pooler.wait_until_up().map(|()| pooler)
+    }
+
+    /// Starts it on a port that others may have, too (`so_reuseport`).
+    #[track_caller]
+    pub fn start_on(self, port: u16) -> Pooler {
+        let pooler = self.spawn_at(port, |scratch| spawn(&self.binary, &self.env, &[], scratch));
+        pooler.wait_for_log("process up: ");
+        pooler
+    }
+
+    /// Starts it as systemd does with a listening socket that it has bound itself.
+    #[track_caller]
+    pub fn start_with_socket(self, socket: &TcpListener, port: u16) -> Pooler {
+        let passed = OwnedFd::from(socket.try_clone().expect("a descriptor"));
+        let pooler = self.spawn_at(port, |scratch| {
+            let mut shell = server_command(Path::new("/bin/sh"));
+            shell.args(["-c", "exec 3<&0; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$1\" </dev/null"]);
+            shell
+                .arg(runnable(&self.binary))
+                .arg(scratch.path().join("pooler.ini"))
+                .stdin(passed)
+                .stderr(Stdio::null());
+            let process = shell.spawn().expect("start a shell");
+            scratch.guard(process.id());
+            process
+        });
+        pooler.wait_for_log("process up: ");
+        pooler
+    }
+
+    fn spawn_at(&self, port: u16, spawn: impl FnOnce(&mut Scratch) -> Child) -> Pooler {
         let mut scratch = Scratch::new("pooler");
-        let port = free_port();
         self.write_files(&scratch, port);
-        let process = spawn(&self.binary, &self.env, &mut scratch);
-        let pooler = Pooler {
+        Pooler {
             builder: self.clone(),
             port,
-            process: Mutex::new(process),
+            process: Mutex::new(spawn(&mut scratch)),
             end_was_seen: AtomicBool::new(false),
             scratch: Mutex::new(scratch),
-        };
-        pooler.wait_until_up().map(|()| pooler)
+        }
     }
 
     fn write_files(&self, scratch: &Scratch, port: u16) {
@@ -156,9 +197,13 @@ impl PoolerBuilder {
     }
 
     fn ini(&self, dir: &Path, port: u16) -> String {
-        let dir = dir.display();
+        let dir = dir.display().to_string();
+        if let Some(file) = &self.file {
+            return file.replace("{dir}", &dir).replace("{port}", &port.to_string());
+        }
         let settings: String =
             self.settings.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
+        let settings = settings.replace("{dir}", &dir);
         let applications = match self.applications.as_slice() {
             [] => String::new(),
             lines => format!("[applications]\n{}\n", lines.join("\n")),
@@ -302,6 +347,18 @@ impl Pooler {
         self.builder.write_files(&self.scratch.lock().unwrap(), self.port);
     }
 
+    /// Starts another process in its place that takes over from it (`-R`), and waits until that has done so far that it
+    /// accepts connections. Returns the old process.
+    #[track_caller]
+    pub fn take_over(&self) -> Former {
+        let ups = || self.log().matches("process up: ").count();
+        let before = ups();
+        let next = spawn(&self.builder.binary, &self.builder.env, &["-R"], &mut self.scratch.lock().unwrap());
+        let former = Former(std::mem::replace(&mut *self.process.lock().unwrap(), next));
+        eventually("the next process is up", Duration::from_secs(20), || ups() > before);
+        former
+    }
+
     /// Its log file so far.
     pub fn log(&self) -> String {
         self.read("log")
@@ -341,6 +398,36 @@ impl Pooler {
     }
 }
 
+/// A process from which another has taken over. Dropping it kills it.
+#[derive(Debug)]
+pub struct Former(Child);
+
+impl Former {
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// How it ended; `None` while it runs.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.0.try_wait().expect("wait for the old process")
+    }
+
+    /// Waits until it has gone by itself.
+    #[track_caller]
+    pub fn wait_ended(&mut self) -> ExitStatus {
+        eventually("the old process ends", Duration::from_secs(20), || self.ended().is_some());
+        self.ended().expect("it has ended")
+    }
+}
+
+impl Drop for Former {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 impl Drop for Pooler {
     fn drop(&mut self) {
         let panics = self.stderr().contains("panicked at");
@@ -367,10 +454,14 @@ fn last_lines(text: &str, count: usize) -> String {
     lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
-fn spawn(binary: &Path, env: &[(String, String)], scratch: &mut Scratch) -> Child {
-    let stderr = fs::File::create(scratch.path().join("stderr")).expect("create stderr");
+fn spawn(binary: &Path, env: &[(String, String)], flags: &[&str], scratch: &mut Scratch) -> Child {
+    let stderr = scratch.path().join("stderr");
+    let stderr = fs::OpenOptions::new().create(true).append(true).open(stderr).expect("create stderr");
     let mut command = server_command(&runnable(binary));
-    command.arg(scratch.path().join("pooler.ini")).envs(env.iter().map(|(name, value)| (name, value)));
+    command
+        .args(flags)
+        .arg(scratch.path().join("pooler.ini"))
+        .envs(env.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
     let process = command.spawn().unwrap_or_else(|e| panic!("start {}: {e}", binary.display()));
     scratch.guard(process.id());
