@@ -1,5 +1,6 @@
 //! What the pooler looks like at one moment, as plain data: the console and the metrics render the same rows.
 
+mod load;
 mod process;
 
 use std::collections::{BTreeSet, HashMap};
@@ -10,14 +11,16 @@ use std::time::SystemTime;
 
 use protocol::startup::Replication;
 
+pub use load::{LatencyRow, SaturationRow};
+pub(crate) use load::{latencies, saturation};
+
 use crate::clients::{ClientInfo, ClientState};
 use crate::config::{Config, LoadBalance, PoolMode, User};
 use crate::console;
 use crate::consoles::ConsoleInfo;
-use crate::latency::{Distribution, Distributions};
 use crate::net::Peer;
 use crate::peers::Peer as Instance;
-use crate::pool::{Db, Occupancy, Pool};
+use crate::pool::{Db, Pool};
 use crate::server::{ServerInfo, ServerState};
 use crate::shared::Shared;
 use crate::stats::Totals;
@@ -173,40 +176,6 @@ pub struct StatsRow {
     pub total: Totals,
     /// In the last full statistics period.
     pub period: Totals,
-}
-
-/// How full one pool is.
-#[derive(Debug, Clone)]
-pub struct SaturationRow {
-    /// Client-side database.
-    pub database: String,
-    /// Server-side user.
-    pub user: String,
-    /// Servers in use now.
-    pub in_use: usize,
-    /// How many there may be, by the strictest of all limits; 0 is no limit.
-    pub allowed: usize,
-    /// The former of the latter, 0 to 1; 0 without a limit.
-    pub saturation: f64,
-    /// In the last full statistics period; in the first, so far.
-    pub period: Occupancy,
-}
-
-/// The times of one pool.
-#[derive(Debug, Clone)]
-pub struct LatencyRow {
-    /// Client-side database.
-    pub database: String,
-    /// Server-side user.
-    pub user: String,
-    /// How long requests waited for a server; only those that had to. Since the start, as the next two.
-    pub waiting: Distribution,
-    /// How long requests were with a server.
-    pub running: Distribution,
-    /// How long transactions took.
-    pub transaction: Distribution,
-    /// All three, in the last full statistics period.
-    pub period: Distributions,
 }
 
 /// One database.
@@ -542,36 +511,6 @@ pub(crate) fn pin_totals(shared: &Shared) -> Vec<PinTotalsRow> {
         limit: number(pool.rules.load().max_pins),
         refused: pool.pins.refused.load(Relaxed),
         made: pool.pins.made().collect(),
-    };
-    let mut rows: Vec<_> = shared.registry.pools().iter().map(row).collect();
-    rows.sort_by(|a, b| (&a.database, &a.user).cmp(&(&b.database, &b.user)));
-    rows
-}
-
-/// Every pool but the console's, by database and user.
-pub(crate) fn saturation(shared: &Shared) -> Vec<SaturationRow> {
-    let row = |pool: &Arc<Pool>| {
-        let (in_use, allowed) = (pool.in_use(), pool.allowed());
-        SaturationRow {
-            database: pool.db.name.clone(),
-            user: pool.user.name.clone(),
-            in_use,
-            allowed: allowed.unwrap_or(0),
-            saturation: allowed.map_or(0.0, |allowed| (in_use as f64 / allowed.max(1) as f64).min(1.0)),
-            period: pool.saturation.last(),
-        }
-    };
-    let mut rows: Vec<_> = shared.registry.pools().iter().map(row).collect();
-    rows.sort_by(|a, b| (&a.database, &a.user).cmp(&(&b.database, &b.user)));
-    rows
-}
-
-/// Every pool but the console's, by database and user.
-pub(crate) fn latencies(shared: &Shared) -> Vec<LatencyRow> {
-    let row = |pool: &Arc<Pool>| {
-        let Distributions { waiting, running, transaction } = pool.latency.total();
-        let (database, user) = (pool.db.name.clone(), pool.user.name.clone());
-        LatencyRow { database, user, waiting, running, transaction, period: pool.latency.period() }
     };
     let mut rows: Vec<_> = shared.registry.pools().iter().map(row).collect();
     rows.sort_by(|a, b| (&a.database, &a.user).cmp(&(&b.database, &b.user)));
