@@ -14,6 +14,7 @@ use crate::net::Stream;
 use crate::params::ParamSet;
 use crate::pool::Pool;
 use crate::prepared::ServerStatements;
+use crate::queries::{Ended, Holder};
 use crate::state::{Leavings, Pins, Settings};
 
 /// The generation of servers from another process: never the present one.
@@ -77,6 +78,8 @@ impl Server {
             info,
             home,
             idle_since: 0,
+            ended: Ended::default(),
+            holder: Holder::default(),
             pool: pool.clone(),
             permit: Some(pool.admit_anyway()),
             reason: "close_needed",
