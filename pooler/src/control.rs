@@ -269,7 +269,7 @@ impl Control {
             }
         };
         pools.iter().for_each(|pool| pool.hold(true));
-        while pools.iter().any(|pool| pool.open.get() + pool.db.hub.open().get() > 0) {
+        while pools.iter().any(|pool| pool.open.get() + pool.watching.get() + pool.db.hub.open().get() > 0) {
             tokio::time::sleep(LOOK_AGAIN).await;
             if pools.iter().any(|pool| !pool.is_held()) {
                 return Err(ControlError::Resumed);

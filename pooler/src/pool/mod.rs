@@ -15,22 +15,21 @@ mod hosts;
 #[cfg(test)]
 mod interleave;
 mod janitor;
+mod opening;
 mod registry;
 mod rules;
 mod saturation;
 mod shard;
+mod waiting;
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use protocol::auth::scram::Keys;
-use tokio::sync::oneshot;
-use tracing::{info, warn};
+use tracing::info;
 
 pub(crate) use census::{Census, Counted, Counting, Full, Permit, Tally};
 pub(crate) use crowd::Crowded;
@@ -40,9 +39,8 @@ pub(crate) use rules::{PoolRules, RulesCache};
 pub use saturation::Occupancy;
 pub(crate) use saturation::Saturation;
 pub(crate) use shard::{Shard, any_idle, hand_over};
+pub(crate) use waiting::{Grant, Place, WaitLimit, Waiter};
 
-use crate::config::Config;
-use crate::error::Refusal;
 use crate::events::Events;
 use crate::intern::Interner;
 use crate::latency::Latency;
@@ -50,47 +48,15 @@ use crate::net::Peer;
 use crate::params::{ParamSet, Params};
 use crate::prepared::{Moments, Texts};
 use crate::queries::Queries;
-use crate::server::{self, ConnectError, IdleServer, Server, ServerInfo, ServerState};
+use crate::server::{IdleServer, Server, ServerInfo, ServerState};
 use crate::shared::Shared;
 use crate::state::{Habits, PinCounts, Settings};
 use crate::stats::{Counters, Periods, Totals};
-use crate::worker::{Order, Worker};
-
-/// Connections of one pool that may be opening at the same time; one while the server refuses.
-const CONNECTING_AT_ONCE: usize = 4;
+use crate::worker::Order;
 
 /// How much longer (microseconds) a client of another pool must have waited before a pool gives up a place for it:
 /// another connection has to be opened then, which takes about as long.
 const YIELD_AFTER: u64 = 20_000;
-
-/// What a waiting client gets.
-pub(crate) enum Grant {
-    Server(IdleServer),
-    /// Its wait was cancelled (`CancelRequest`).
-    Cancelled,
-    Refused(Refusal),
-}
-
-/// The longest that a client waits, in microseconds, and what it is told then.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct WaitLimit(Option<(u64, &'static str)>);
-
-impl WaitLimit {
-    /// The reason to end a wait of so many microseconds.
-    pub(crate) fn over(self, waited: u64) -> Option<Refusal> {
-        self.0.filter(|(limit, _)| waited >= *limit).map(|(_, text)| Refusal::fatal(text))
-    }
-}
-
-/// A client in the queue.
-pub(crate) struct Waiter {
-    pub(crate) answer: oneshot::Sender<Grant>,
-    pub(crate) limit: WaitLimit,
-    /// Id of a client that is to be told when it has waited long.
-    pub(crate) notify: Option<u64>,
-    /// Where the number of those who wait is limited.
-    _counted: Option<Counting>,
-}
 
 /// What a server told at its login and every client of the pool is told at its own, in that order.
 #[derive(Debug)]
@@ -324,256 +290,6 @@ impl Pool {
         due
     }
 
-    // ---- waiting ---------------------------------------------------------------------------------------------
-
-    /// Joins the queue of this worker, with the place of somebody who came at `since`.
-    pub(crate) fn wait(
-        self: &Arc<Self>,
-        home: usize,
-        since: u64,
-        limit: WaitLimit,
-        notify: Option<u64>,
-        counted: Option<Counting>,
-    ) -> Place {
-        let (answer, granted) = oneshot::channel();
-        let ticket = self.shards[home].wait(since, Waiter { answer, limit, notify, _counted: counted });
-        Place { pool: self.clone(), home, ticket, granted, done: false }
-    }
-
-    /// A client waits: those that keep a server as long as nobody needs it are told.
-    pub(crate) fn ask_back(self: &Arc<Self>, worker: &Worker) {
-        if self.pins.brief.get() == 0 {
-            return;
-        }
-        worker.wake_pinned(self);
-        let others = (0..self.shards.len()).filter(|index| *index != worker.index);
-        others.for_each(|index| self.shared.order(index, Order::AskBack(self.clone())));
-    }
-
-    /// Ends a client's wait as cancelled. False: it was served before.
-    pub(crate) fn cancel_wait(&self, home: usize, ticket: u64) -> bool {
-        let waiter = self.shards[home].leave(ticket);
-        waiter.is_some_and(|w| w.answer.send(Grant::Cancelled).is_ok())
-    }
-
-    /// Refuses every waiting client.
-    pub(crate) fn refuse_waiting(&self, refusal: &Refusal) {
-        for shard in &self.shards {
-            for waiter in shard.drain_waiting(|_, _| true) {
-                let _ = waiter.answer.send(Grant::Refused(refusal.clone()));
-            }
-        }
-    }
-
-    /// When the client that waits longest joined, in microseconds.
-    pub(crate) fn oldest_wait(&self) -> Option<u64> {
-        self.shards.iter().filter_map(Shard::oldest_wait).min()
-    }
-
-    /// Does what can be done for the clients that wait on this worker.
-    pub(crate) fn pump(self: &Arc<Self>, worker: &Rc<Worker>) {
-        if self.held.load(Relaxed) || worker.suspended.get() {
-            return;
-        }
-        let home = worker.index;
-        while self.shards[home].oldest_wait().is_some() {
-            let Some(server) = self.any_idle(home) else { break };
-            if self.rules.load().must_check(server.idle_since(), self.shared.clock.micros()) {
-                if self.checking.get() >= self.waiting() {
-                    self.shards[home].put_idle(server);
-                    break; // each client that waits will have one
-                }
-                worker.spawn(server::check(worker.clone(), server, self.checking.count().0));
-            } else if let Some(server) = server.into_clean().and_then(Server::into_idle) {
-                self.give_back(home, server);
-            }
-        }
-        if self.rules.load().total().is_some_and(|most| self.open.get() >= most) {
-            return; // full: the common case of a client that waits
-        }
-        while self.wants_more() {
-            let Some(begun) = self.begin_connect() else { break };
-            worker.spawn(self.clone().open_one(worker.clone(), begun));
-        }
-    }
-
-    fn any_idle(&self, home: usize) -> Option<IdleServer> {
-        if self.rules.load().server.round_robin {
-            return self.next_idle(home, true);
-        }
-        any_idle(&self.shards, home)
-    }
-
-    fn waiting(&self) -> usize {
-        self.shards.iter().map(|shard| shard.counts().1).sum()
-    }
-
-    fn wants_more(&self) -> bool {
-        self.waiting() > lock(&self.dialling).connecting + self.checking.get()
-    }
-
-    // ---- opening ---------------------------------------------------------------------------------------------
-
-    /// Permission to open a connection now, counted as connecting.
-    pub(crate) fn begin_connect(self: &Arc<Self>) -> Option<(Permit, Dial)> {
-        let now = self.shared.clock.micros();
-        {
-            let mut dialling = lock(&self.dialling);
-            let most = if dialling.failure.is_some() { 1 } else { CONNECTING_AT_ONCE };
-            let too_early = dialling.failure.as_ref().is_some_and(|f| now < f.retry_at);
-            if too_early || dialling.connecting >= most {
-                return None;
-            }
-            dialling.connecting += 1; // now, because another worker may ask at the same moment
-        }
-        let begun = self.dial(now, || self.admit(now));
-        if begun.is_none() {
-            lock(&self.dialling).connecting -= 1;
-        }
-        begun
-    }
-
-    /// A place in every count, making room among idle servers where another pool shares the limit.
-    pub(crate) fn admit(self: &Arc<Self>, now: u64) -> Option<Permit> {
-        let rules = self.rules.load();
-        let mut most = rules.size;
-        let patience = rules.reserve_after.map(|d| d.as_micros() as u64);
-        let late = |since: u64| patience.is_some_and(|p| now.saturating_sub(since) >= p);
-        if rules.reserve > 0 && self.oldest_wait().is_some_and(late) {
-            most = rules.total();
-        }
-        let counted = Counted {
-            pool: (&self.open, most),
-            database: (&self.db.servers, rules.max_db),
-            user: (&self.user.servers, rules.max_user),
-        };
-        if self.must_yield(&rules, now, 1) {
-            return None; // the other pool is pumped by whatever frees a place, and by the tick
-        }
-        let census = &self.shared.census;
-        let permit = census.admit(&counted).or_else(|full| match self.evict_for(full) {
-            true => census.admit(&counted),
-            false => Err(full),
-        });
-        let permit = permit.ok()?;
-        if rules.size.is_some_and(|size| self.open.get() > size) {
-            warn!(peer = %self.name(), "taking connection from reserve_pool");
-        }
-        Some(permit)
-    }
-
-    /// A place for a connection that is there already, with its client from another process: over the limits, if need be.
-    pub(crate) fn admit_anyway(&self) -> Permit {
-        self.shared.census.admit_anyway([&self.open, &self.db.servers, &self.user.servers])
-    }
-
-    /// A place for a connection that serves the whole database: it counts in `tally` and not in the pool.
-    pub(crate) fn admit_aside(&self, tally: &Arc<Tally>) -> Option<Permit> {
-        let rules = self.rules.load();
-        let counted = Counted {
-            pool: (tally, None),
-            database: (&self.db.servers, rules.max_db),
-            user: (&self.user.servers, rules.max_user),
-        };
-        let permit = self.shared.census.admit(&counted);
-        if let Err(full) = permit {
-            self.evict_for(full); // for the next attempt
-        }
-        permit.ok()
-    }
-
-    /// Neither held nor waiting for the time of its next attempt.
-    fn may_connect(&self, now: u64) -> bool {
-        !self.is_held() && lock(&self.dialling).failure.as_ref().is_none_or(|failure| now >= failure.retry_at)
-    }
-
-    /// Opens a connection if it is time for another attempt, although nobody waits.
-    pub(crate) fn try_again(self: &Arc<Self>, worker: &Rc<Worker>) {
-        if let Some(begun) = self.begin_connect() {
-            worker.spawn(self.clone().open_one(worker.clone(), begun));
-        }
-    }
-
-    /// Closes an idle server of this pool, for a client that can't use one.
-    pub(crate) fn evict_one(&self) {
-        if let Some(server) = self.shards.iter().find_map(|s| s.take_idle(true)) {
-            server.close("evicted");
-        }
-    }
-
-    /// Closes the server that was idle longest among those that share the limit.
-    fn evict_for(&self, full: Full) -> bool {
-        let sharing = match full {
-            Full::Pool => return false,
-            Full::Database => self.db.pools(),
-            Full::User => self.user.pools(),
-        };
-        let oldest = sharing.iter().flat_map(|pool| {
-            pool.shards
-                .iter()
-                .enumerate()
-                .filter_map(move |(i, s)| Some((s.min_idle(IdleServer::idle_since)?, pool, i)))
-        });
-        let Some((since, pool, index)) = oldest.min_by_key(|(since, ..)| *since) else { return false };
-        let mut evicted = pool.shards[index].drain_idle(|s| s.idle_since() == since);
-        let victim = evicted.pop();
-        evicted.into_iter().for_each(|s| pool.shards[index].put_idle(s));
-        victim.map(|s| s.close("evicted")).is_some()
-    }
-
-    async fn open_one(self: Arc<Self>, worker: Rc<Worker>, begun: (Permit, Dial)) {
-        let result = server::connect(&worker, &self, begun, &[]).await;
-        self.connected(&worker, result);
-        self.pump(&worker);
-    }
-
-    fn connected(self: &Arc<Self>, worker: &Rc<Worker>, result: Result<IdleServer, ConnectError>) {
-        let error = match result {
-            Ok(server) => {
-                // It counts as connecting until its client has it; else another would be opened for that client.
-                self.give_back(worker.index, server);
-                let mut dialling = lock(&self.dialling);
-                dialling.connecting -= 1;
-                dialling.failure = None;
-                return;
-            }
-            Err(error) => error,
-        };
-        {
-            let mut dialling = lock(&self.dialling);
-            dialling.connecting -= 1;
-            dialling.next_host += usize::from(!self.rotates_hosts());
-        }
-        self.failed(&error, self.shared.login_retry_at(&error));
-        warn!(peer = %self.name(), "server login failed: {error}");
-        // Who can't be reached may come back; who refuses the login refuses every client's.
-        if let Some(refusal) = error.for_waiting_clients()
-            && self.open.get() == 0
-            && !self.shared.handover.receives()
-        {
-            self.refuse_waiting(&refusal);
-        }
-    }
-
-    /// The server could not be reached, or has refused the login: a pause, unless another host may do better.
-    fn failed(&self, error: &ConnectError, retry_at: u64) {
-        if !error.is_of_host() || self.is_cut_off() {
-            lock(&self.dialling).failure = Some(Failure { reason: error.to_string(), retry_at });
-        }
-    }
-
-    /// Why a new request can't be served: the last attempt failed and no connection is open or opening.
-    pub(crate) fn failing(self: &Arc<Self>) -> Option<String> {
-        let dialling = lock(&self.dialling);
-        let failure = dialling.failure.as_ref().filter(|_| !self.shared.handover.receives())?;
-        (self.open.get() == 0).then(|| failure.reason.clone())
-    }
-
-    /// Why the last attempt failed, and when the next one is made.
-    pub(crate) fn last_failure(&self) -> Option<(String, u64)> {
-        lock(&self.dialling).failure.as_ref().map(|failure| (failure.reason.clone(), failure.retry_at))
-    }
-
     // ---- state -----------------------------------------------------------------------------------------------
 
     pub(crate) fn generation(&self) -> u64 {
@@ -622,16 +338,6 @@ impl Pool {
 
     pub(crate) fn is_removed(&self) -> bool {
         self.removed.load(SeqCst)
-    }
-
-    /// How long a client waits for a server: its own limit, its database's, or everybody's; no longer than a query may
-    /// take.
-    pub(crate) fn wait_limit(&self, config: &Config, login: &str, query: Option<Duration>) -> WaitLimit {
-        let user = config.users.get(login).and_then(|u| u.query_wait_timeout);
-        let wait = user.or(self.db.spec.load().query_wait_timeout).unwrap_or(config.timeouts.query_wait);
-        let limits = [(wait, "query_wait_timeout"), (query, "query_timeout")];
-        let limits = limits.into_iter().filter_map(|(time, text)| Some((time?.as_micros() as u64, text)));
-        WaitLimit(limits.min_by_key(|(micros, _)| *micros))
     }
 
     pub(crate) fn is_held(&self) -> bool {
@@ -734,36 +440,5 @@ impl Pool {
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Pool({})", self.name())
-    }
-}
-
-/// A client's place in the queue. Dropping it leaves the queue; a server that came at that moment goes on to the
-/// next.
-pub(crate) struct Place {
-    pool: Arc<Pool>,
-    home: usize,
-    pub(crate) ticket: u64,
-    pub(crate) granted: oneshot::Receiver<Grant>,
-    pub(crate) done: bool,
-}
-
-impl Place {
-    /// What has been granted already.
-    pub(crate) fn take(&mut self) -> Option<Grant> {
-        let grant = self.granted.try_recv().ok();
-        self.done |= grant.is_some();
-        grant
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if self.done || self.pool.shards[self.home].leave(self.ticket).is_some() {
-            return;
-        }
-        self.granted.close();
-        if let Ok(Grant::Server(server)) = self.granted.try_recv() {
-            self.pool.give_back(self.home, server);
-        }
     }
 }
