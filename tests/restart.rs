@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use support::frontend::*;
 use support::postgres::{Options, PASSWORD, Postgres, SCRAM_USER, USER, send_signal};
 use support::proc;
-use support::wait::eventually;
+use support::wait::{eventually, free_port};
 use support::wire::{Client, Target, cancel};
 
 use crate::common::{pooled, pooler, prepared_database};
@@ -296,6 +296,22 @@ fn the_next_process_dies_under_load() {
     holder.execute("commit");
     let alive = outcomes.iter().filter(|(_, alive)| *alive).count();
     println!("{alive} of {} clients were never with a process that died", outcomes.len());
+}
+
+/// The address of the metrics is the new process's at once, however long the old one stays.
+#[test]
+fn metrics_come_from_the_new_process() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let pooled = pooled("", |builder| builder.setting("http_listen", &address));
+    let mut holder = pooled.connect();
+    holder.execute("begin");
+    pooled.pooler.wait_for_log("http: listening on");
+    let mut old = pooled.pooler.take_over();
+    let listening = || pooled.pooler.log().matches("http: listening on").count();
+    eventually("the new process listens there", SOON, || listening() == 2);
+    assert!(old.ended().is_none());
+    holder.execute("commit");
+    assert!(old.wait_ended().success());
 }
 
 /// Without a process to take over from, `-R` is a start like any other.

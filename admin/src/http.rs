@@ -49,7 +49,9 @@ pub async fn serve(control: Control, console: Arc<AdminConsole>) {
     let mut bound: BTreeMap<String, AbortHandle> = BTreeMap::new();
     let mut complained: Vec<String> = Vec::new();
     loop {
-        let wanted = control.config().http.listen.clone();
+        let config = control.config();
+        // The process that takes over has them from now on.
+        let wanted = if control.hands_over() { Vec::new() } else { config.http.listen.clone() };
         bound.retain(|address, task| {
             let keep = wanted.contains(address);
             if !keep {

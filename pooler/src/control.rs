@@ -93,6 +93,11 @@ impl Control {
         self.shared.phase()
     }
 
+    /// Clients go over to a process that has taken this one's place.
+    pub fn hands_over(&self) -> bool {
+        self.shared.handover.gives()
+    }
+
     /// Whether a global `PAUSE` is in effect.
     pub fn is_paused(&self) -> bool {
         self.shared.is_paused()

@@ -145,6 +145,11 @@ impl Shared {
         self.ids.fetch_add(1, Relaxed)
     }
 
+    /// The process before this one may still have the servers that a pool needs: that one can't be opened says nothing.
+    pub(crate) fn lacks_room(&self) -> bool {
+        self.handover.may_lack_room(self.clock.micros())
+    }
+
     /// What a client begins with that comes now.
     pub(crate) fn leaving(&self) -> Leaving {
         match (self.drains.load(Relaxed), self.handover.gives()) {

@@ -30,7 +30,7 @@ mod traveller;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
@@ -73,6 +73,8 @@ pub(crate) struct Handover {
     listeners: Listeners,
     /// Clients still come from an older process.
     receives: AtomicBool,
+    /// By this moment (microseconds) its servers are gone.
+    room_by: AtomicU64,
     /// They go to a newer one.
     gives: AtomicBool,
 }
@@ -98,6 +100,11 @@ impl Handover {
     /// Clients still come from an older process, which may have servers for others of them.
     pub(crate) fn receives(&self) -> bool {
         self.receives.load(Relaxed)
+    }
+
+    /// See [`Shared::lacks_room`](crate::shared::Shared::lacks_room).
+    pub(crate) fn may_lack_room(&self, now: u64) -> bool {
+        self.receives() || now < self.room_by.load(Relaxed)
     }
 
     /// Hands over a client; `None` if nobody takes any.

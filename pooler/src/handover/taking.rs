@@ -32,6 +32,9 @@ use crate::worker::{Leave, Order, Worker};
 /// How long the old process may take to say what it has.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The servers of a process that has left are gone after this.
+const SERVERS_GONE_WITHIN: Duration = Duration::from_secs(5);
+
 /// What an old process has given so far.
 pub struct Inheritance {
     line: Line,
@@ -253,6 +256,8 @@ pub(crate) async fn take(shared: Arc<Shared>, takeover: Takeover) {
         Ok(stream) => take_clients(&shared, &stream, &mut inbox).await,
         Err(error) => Err(error),
     };
+    let room_by = shared.clock.micros() + SERVERS_GONE_WITHIN.as_micros() as u64;
+    shared.handover.room_by.store(room_by, Relaxed);
     shared.handover.receives.store(false, Relaxed);
     super::lock(&shared.handover.listeners).clear(); // of clients that have not come
     match result {

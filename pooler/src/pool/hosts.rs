@@ -116,7 +116,7 @@ impl Shared {
         let pause = self.config.load().timeouts.server_login_retry;
         let pause = match error {
             ConnectError::Exhausted(_) => pause.min(EXHAUSTED_FOR), // it is not the server's fault
-            _ if self.handover.receives() => pause.min(EXHAUSTED_FOR), // the old process may have its places still
+            _ if self.lacks_room() => pause.min(EXHAUSTED_FOR), // the old process may have its places still
             _ => pause,
         };
         let pause = pause.as_micros() as u64;

@@ -148,7 +148,7 @@ impl Pool {
         // Who can't be reached may come back; who refuses the login refuses every client's.
         if let Some(refusal) = error.for_waiting_clients()
             && self.open.get() == 0
-            && !self.shared.handover.receives()
+            && !self.shared.lacks_room()
         {
             self.refuse_waiting(&refusal);
         }
@@ -164,7 +164,7 @@ impl Pool {
     /// Why a new request can't be served: the last attempt failed and no connection is open or opening.
     pub(crate) fn failing(self: &Arc<Self>) -> Option<String> {
         let dialling = lock(&self.dialling);
-        let failure = dialling.failure.as_ref().filter(|_| !self.shared.handover.receives())?;
+        let failure = dialling.failure.as_ref().filter(|_| !self.shared.lacks_room())?;
         (self.open.get() == 0).then(|| failure.reason.clone())
     }
 
