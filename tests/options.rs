@@ -141,6 +141,7 @@ fn addresses_of_servers_are_kept_for_a_while() {
         hosts[0].text("addrs")
     );
     assert_eq!(hosts[1].text("addrs"), "");
+    assert_eq!(row_where(&mut console, "LISTS", "list", "dns_names").number("items"), 2);
     assert!((1..=100).contains(&hosts[0].number("ttl")) && (101..=200).contains(&hosts[1].number("ttl")));
     // A reload keeps what is known; how long it counts is judged by the new setting.
     pooler.reload(|builder| builder.setting("dns_nxdomain_ttl", 0));

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use support::frontend::*;
+use support::postgres::{Options, Postgres, Stop};
 use support::wait::eventually;
 use support::wire::Client;
 
-use crate::common::pooled;
+use crate::common::{pooled, pooler};
 use crate::console::{Row, row_where, rows_where, table};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -106,6 +107,29 @@ fn waits_for_other_things_than_a_full_pool() {
     });
     console.execute("resume");
     client.read_until_ready();
+}
+
+#[test]
+fn waits_for_a_server_that_is_down() {
+    let postgres = Postgres::start(Options::new());
+    let database = postgres.database("down");
+    let pooler = pooler().setting("server_login_retry", 1).database(&database, "").start();
+    let mut client = pooler.connect(database.name());
+    client.execute("select 1");
+    let mut console = pooler.console();
+    postgres.stop(Stop::Fast);
+    client.send(query("select 'secret' as down"));
+    eventually("it waits for the server", SOON, || {
+        let rows = table(&mut console, "waiting");
+        rows.first().is_some_and(|row| {
+            let reason = row.text("waits_for");
+            reason.starts_with("server is down: ")
+                && reason.contains(", next attempt in ")
+                && row.text("statement") == "select ? as down"
+        })
+    });
+    postgres.start_again();
+    assert_eq!(client.read_until_ready().error_code(), "");
 }
 
 /// As by the client itself: PostgreSQL's own error, and nothing else is met.

@@ -163,4 +163,4 @@ pub(crate) fn refused(text: impl Into<Cow<'static, str>>) -> ErrorMessage {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -35,9 +35,10 @@ const HEAD_WITHIN: Duration = Duration::from_secs(15);
 const LONGEST: Duration = Duration::from_secs(300);
 /// Bytes of a request's head.
 const LARGEST_HEAD: usize = 16 << 10;
-/// How often the settings are looked at, and an address that could not be had is tried again (a process that is being
-/// replaced may still have it).
+/// How often the settings are looked at, and whether servers are back.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How often an address that could not be had is tried again: a process that is being replaced may still have it.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
 
 /// Serves for as long as it is polled, wherever `http_listen` says at the moment.
 pub async fn serve(control: Control, console: Arc<AdminConsole>) {
@@ -75,7 +76,7 @@ pub async fn serve(control: Control, console: Arc<AdminConsole>) {
                 Err(_) => {}
             }
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(if complained.is_empty() { LOOK_AGAIN } else { TRY_AGAIN }).await;
     }
 }
 

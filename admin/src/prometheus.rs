@@ -156,3 +156,34 @@ fn histogram(labels: &[&str], values: &[String], distribution: &Distribution) ->
     metric.set_histogram(histogram);
     metric
 }
+
+#[cfg(test)]
+mod tests {
+    use pooler::snapshot::PoolRow;
+
+    use super::*;
+    use crate::console::tests::Fixture;
+
+    #[test]
+    fn pools_beyond_the_bound_are_put_together() {
+        let fixture = Fixture::new();
+        let mut view = View::of(&fixture.control);
+        let pattern = fixture.control.pools().remove(0);
+        view.pools.extend((0..203).map(|number| PoolRow {
+            database: format!("tenant{number:04}"),
+            cl_waiting: 1,
+            maxwait: number * 1_000_000,
+            ..pattern.clone()
+        }));
+        Exporter::default().bound(&mut view);
+        let of = |name: &str| {
+            let row = METRICS.iter().find(|row| row.name == name).unwrap();
+            let all = samples(row, &view);
+            let pools = all.keys().map(|labels| &labels[..2]).collect::<std::collections::BTreeSet<_>>();
+            assert_eq!(pools.len(), 201, "{name}");
+            all.iter().filter(|(labels, _)| labels[0] == "other").map(|(_, value)| *value).collect::<Vec<_>>()
+        };
+        assert_eq!(of("pgferry_pool_clients"), [0.0, 0.0, 3.0]);
+        assert_eq!(of("pgferry_pool_oldest_wait_seconds"), [202.0]);
+    }
+}

@@ -210,6 +210,9 @@ fn the_unit_starts_what_the_package_installs() {
         "User=pgferry",
         "RuntimeDirectory=pgferry",
         "LogsDirectory=pgferry",
+        "\nType=notify\n", // Debian 12 has no notify-reload
+        "\nExecReload=/bin/kill -HUP $MAINPID\n",
+        "\nReadWritePaths=/tmp ", // the default of unix_socket_dir
     ] {
         assert!(unit.contains(part), "{part} in {unit}");
     }

@@ -1,8 +1,8 @@
 //! What an operator should look at, from what was measured; each piece of advice with its evidence.
 //!
 //! [`advise`] is a pure function over [`Facts`]. How many servers a pool needs follows from Little's law: the rate of
-//! transactions times their mean duration is the mean number of servers in use, whatever the distributions are; the same
-//! with waits included is how many would be if nobody had to wait.
+//! transactions times their mean duration is the mean number of servers in use, whatever the distributions are; with
+//! those who wait added it is how many would be if nobody had to.
 
 mod facts;
 
@@ -109,8 +109,9 @@ fn saturated(pool: &PoolFacts, seconds: f64) -> Option<Advice> {
     if pool.occupancy.waited < WAITS || !full {
         return None;
     }
-    let queue = pool.period.wait_time as f64 / 1e6 / seconds;
-    let wanted = ((busy(pool, seconds) + queue).ceil() as usize).max(allowed + 1);
+    // A transaction that has not ended yet counts in the looks alone.
+    let (queue, busy) = (pool.occupancy.waiting, busy(pool, seconds).max(pool.occupancy.mean));
+    let wanted = ((busy + queue).ceil() as usize).max(allowed + 1);
     let much = pool.occupancy.waited >= WAITS_MUCH;
     Some(Advice {
         severity: if much { Severity::Critical } else { Severity::Warning },
@@ -248,21 +249,15 @@ mod tests {
     }
 
     /// So many transactions in the ten seconds, each so many milliseconds, all of it running.
-    fn load(xacts: u64, each: u64, waited_seconds: u64) -> Totals {
+    fn load(xacts: u64, each: u64) -> Totals {
         let xact_time = xacts * each * 1_000;
-        Totals {
-            xacts,
-            xact_time,
-            query_time: xact_time,
-            wait_time: waited_seconds * 1_000_000,
-            ..Totals::default()
-        }
+        Totals { xacts, xact_time, query_time: xact_time, ..Totals::default() }
     }
 
     #[test]
     fn a_saturated_pool_is_told_how_much_it_needs() {
-        let occupancy = Occupancy { mean: 19.8, most: 20, waited: 0.93 };
-        let advice = advise(&pool(20, occupancy, load(4_125, 48, 120)));
+        let occupancy = Occupancy { mean: 19.8, most: 20, waited: 0.93, waiting: 12.0 };
+        let advice = advise(&pool(20, occupancy, load(4_125, 48)));
         assert_eq!(advice.len(), 1, "{advice:?}");
         assert_eq!((advice[0].severity, &*advice[0].subject), (Severity::Critical, "pool db/app"));
         assert!(advice[0].advice.contains("raise pool_size from 20 to about 32"), "{advice:?}");
@@ -271,26 +266,26 @@ mod tests {
             "somebody waited 93 % of the time, 12.0 clients on average, p99 250.0 ms; 19.8 of 20 servers in use on \
              average, 20 at most; in 10 s 412.5 transactions/s of 48.0 ms each = 19.8 servers busy"
         );
-        let seldom = Occupancy { waited: 0.1, ..occupancy };
-        assert_eq!(advise(&pool(20, seldom, load(4_125, 48, 1)))[0].severity, Severity::Warning);
+        let seldom = Occupancy { waited: 0.1, waiting: 0.1, ..occupancy };
+        assert_eq!(advise(&pool(20, seldom, load(4_125, 48)))[0].severity, Severity::Warning);
         // A wait for a connection that is being opened is no want of servers.
-        let few = Occupancy { mean: 3.0, most: 5, waited: 0.1 };
-        assert!(advise(&pool(20, few, load(600, 50, 1))).is_empty());
+        let few = Occupancy { mean: 3.0, most: 5, waited: 0.1, waiting: 0.1 };
+        assert!(advise(&pool(20, few, load(600, 50))).is_empty());
     }
 
     #[test]
     fn a_pool_that_is_never_full_could_be_smaller() {
-        let occupancy = Occupancy { mean: 0.9, most: 2, waited: 0.0 };
-        let advice = advise(&pool(100, occupancy, load(1_000, 10, 0)));
+        let occupancy = Occupancy { mean: 0.9, most: 2, waited: 0.0, waiting: 0.0 };
+        let advice = advise(&pool(100, occupancy, load(1_000, 10)));
         assert_eq!((advice.len(), advice[0].severity), (1, Severity::Notice));
         assert_eq!(advice[0].advice, "pool_size could be 4 instead of 100");
-        assert!(advise(&pool(15, occupancy, load(1_000, 10, 0))).is_empty(), "not much smaller");
+        assert!(advise(&pool(15, occupancy, load(1_000, 10))).is_empty(), "not much smaller");
         assert!(
             advise(&pool(100, occupancy, Totals::default())).is_empty(),
             "nothing is known of one without load"
         );
         let unlimited = Facts {
-            pools: pool(1, occupancy, load(1, 1, 0))
+            pools: pool(1, occupancy, load(1, 1))
                 .pools
                 .into_iter()
                 .map(|p| PoolFacts { allowed: None, ..p })
@@ -303,8 +298,8 @@ mod tests {
 
     #[test]
     fn servers_that_wait_for_clients() {
-        let occupancy = Occupancy { mean: 5.0, most: 9, waited: 0.0 };
-        let period = Totals { query_time: 5_000_000, ..load(1_000, 50, 0) };
+        let occupancy = Occupancy { mean: 5.0, most: 9, waited: 0.0, waiting: 0.0 };
+        let period = Totals { query_time: 5_000_000, ..load(1_000, 50) };
         let advice = advise(&pool(20, occupancy, period));
         assert_eq!((advice.len(), advice[0].severity), (1, Severity::Notice));
         assert!(advice[0].evidence.starts_with("90 % of the time in transactions"), "{advice:?}");

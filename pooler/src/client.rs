@@ -422,7 +422,7 @@ impl Session {
         *self.local.info.pin() = None;
         self.give_back();
         if let Some(mut link) = self.link.take() {
-            self.pool.holder_ends(self.worker.index, &mut link.holder, self.worker.now());
+            self.pool.holder_ends(self.worker.index, &mut link.server.holder, self.worker.now());
             self.unlinked(); // a cancel request that comes now is too late
             let left = matches!(end, End::Gone | End::Terminated);
             let running = match left && !self.rules.now().server.client_gone_cancel {

@@ -50,6 +50,15 @@ pub(crate) struct Ended {
     pub(crate) failed: bool,
 }
 
+/// The statement since whose answer a transaction is idle.
+#[derive(Debug, Default)]
+pub(crate) struct Holder {
+    /// 0: there is none.
+    pub(crate) fingerprint: u64,
+    /// When it was answered.
+    pub(crate) since: u64,
+}
+
 #[derive(Debug)]
 struct Entry {
     statement: String,
@@ -217,9 +226,10 @@ impl Fingerprints {
 
 impl Pool {
     /// The statement that has held a server so far does so no more.
-    pub(crate) fn holder_ends(&self, worker: usize, holder: &mut (u64, u64), now: u64) {
-        let (fingerprint, since) = std::mem::take(holder);
-        if fingerprint != 0 {
+    #[inline]
+    pub(crate) fn holder_ends(&self, worker: usize, holder: &mut Holder, now: u64) {
+        if holder.fingerprint != 0 {
+            let Holder { fingerprint, since } = std::mem::take(holder);
             self.queries.hold(worker, fingerprint, now.saturating_sub(since));
         }
     }

@@ -182,7 +182,7 @@ pub struct SaturationRow {
     pub database: String,
     /// Server-side user.
     pub user: String,
-    /// Servers in use or being opened now.
+    /// Servers in use now.
     pub in_use: usize,
     /// How many there may be, by the strictest of all limits; 0 is no limit.
     pub allowed: usize,

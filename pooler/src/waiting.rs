@@ -49,13 +49,15 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 pub(crate) fn rows(shared: &Shared) -> Vec<WaitingRow> {
     let now = shared.clock.micros();
-    let mut clients = shared.clients.all();
-    clients.retain(|client| client.state() == ClientState::Waiting);
-    clients.sort_by_key(|client| client.since.load(Relaxed));
+    let waits = |client: Arc<ClientInfo>| {
+        let since = client.since.load(Relaxed); // 0: it has just been served
+        (since != 0 && client.state() == ClientState::Waiting).then_some((since, client))
+    };
+    let mut clients: Vec<_> = shared.clients.all().into_iter().filter_map(waits).collect();
+    clients.sort_by_key(|(since, _)| *since);
     let mut statements = if clients.is_empty() { HashMap::new() } else { statements(shared, clients.len()) };
     let mut positions: HashMap<*const Pool, usize> = HashMap::new();
-    let row = |client: Arc<ClientInfo>| {
-        let since = client.since.load(Relaxed);
+    let row = |(since, client): (u64, Arc<ClientInfo>)| {
         let position = positions.entry(Arc::as_ptr(&client.pool)).or_default();
         *position += 1;
         WaitingRow {
@@ -65,7 +67,7 @@ pub(crate) fn rows(shared: &Shared) -> Vec<WaitingRow> {
             application_name: client.params().application_name().map(str::to_owned),
             remote: client.remote,
             fallback_port: shared.port(),
-            waited: if since == 0 { 0 } else { now.saturating_sub(since) },
+            waited: now.saturating_sub(since),
             position: *position,
             waits_for: client.pool.what_is_missing(now),
             statement: statements.remove(&client.id).unwrap_or_default(),
@@ -94,7 +96,11 @@ impl Pool {
         }
         if let Some((reason, retry_at)) = self.last_failure() {
             let seconds = retry_at.saturating_sub(now).div_ceil(1_000_000);
-            return format!("server is down: {reason}, next attempt in {seconds} s");
+            let what = match self.open.get() {
+                0 => "server is down",
+                _ => "a server: no further connection can be opened",
+            };
+            return format!("{what}: {reason}, next attempt in {seconds} s");
         }
         let rules = self.rules.load();
         let limits = [

@@ -25,9 +25,9 @@ max_user_client_connections = 9
 ";
 
 /// A pooler that listens nowhere, and its console.
-struct Fixture {
+pub(crate) struct Fixture {
     console: AdminConsole,
-    control: Control,
+    pub(crate) control: Control,
 }
 
 struct Unreadable(Values);
@@ -51,7 +51,7 @@ impl Configuration for Unreadable {
 }
 
 impl Fixture {
-    fn new() -> Fixture {
+    pub(crate) fn new() -> Fixture {
         let read = |path: &Path| {
             let text = if path == Path::new("userlist") { "\"known\" \"\"\n" } else { INI };
             Ok(text.as_bytes().to_vec())

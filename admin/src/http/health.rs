@@ -12,6 +12,8 @@ pub(crate) enum Reason {
     ShuttingDown,
     /// Everything is paused.
     Paused,
+    /// No client is served, and none gets in.
+    Suspended,
     /// This database is paused.
     DatabasePaused(String),
     /// No server of this database can be reached.
@@ -23,6 +25,7 @@ impl Reason {
         match self {
             Reason::ShuttingDown => "shutting down",
             Reason::Paused => "paused",
+            Reason::Suspended => "suspended",
             Reason::DatabasePaused(_) => "database paused",
             Reason::NoServer(_) => "no server reachable",
         }
@@ -31,7 +34,7 @@ impl Reason {
     /// `None`: it is about all.
     fn database(&self) -> Option<&str> {
         match self {
-            Reason::ShuttingDown | Reason::Paused => None,
+            Reason::ShuttingDown | Reason::Paused | Reason::Suspended => None,
             Reason::DatabasePaused(name) | Reason::NoServer(name) => Some(name),
         }
     }
@@ -52,6 +55,9 @@ pub(crate) fn reasons(view: &View) -> Vec<Reason> {
     }
     if view.paused {
         reasons.push(Reason::Paused);
+    }
+    if view.suspended {
+        reasons.push(Reason::Suspended);
     }
     for row in &view.databases {
         if row.paused {

@@ -216,7 +216,7 @@ pub(crate) const METRICS: &[Row] = &[
     gauge(
         "pgferry_ready",
         Read::One(|view| flag(health::reasons(view).is_empty())),
-        "Whether /readyz answers 200: not shutting down, nothing paused, a server reachable for every database.",
+        "Whether /readyz answers 200: not shutting down, nothing paused or suspended, a server reachable for every database.",
     ),
     gauge(
         "pgferry_paused",

@@ -30,6 +30,7 @@ pub(crate) struct View {
     pub(crate) started: SystemTime,
     pub(crate) phase: Phase,
     pub(crate) paused: bool,
+    pub(crate) suspended: bool,
     pub(crate) config: Arc<Config>,
     pub(crate) process: Process,
 }
@@ -55,6 +56,7 @@ impl View {
             started: control.started(),
             phase: control.phase(),
             paused: control.is_paused(),
+            suspended: control.is_suspended(),
             config: control.config(),
             process: Process::now(),
         }

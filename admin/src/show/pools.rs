@@ -88,7 +88,7 @@ pub(super) fn peer_pools(table: &mut Table, control: &Control) {
     }
 }
 
-/// What this program has none of counts 0: spare objects, resolver caches.
+/// What this program has none of counts 0: spare objects, zones and questions of a resolver of its own.
 pub(super) fn lists(table: &mut Table, control: &Control) {
     let counts = control.counts();
     for (list, items) in [
@@ -102,7 +102,7 @@ pub(super) fn lists(table: &mut Table, control: &Control) {
         ("login_clients", counts.login_clients),
         ("free_servers", 0),
         ("used_servers", counts.used_servers),
-        ("dns_names", 0),
+        ("dns_names", control.dns_hosts().len()),
         ("dns_zones", 0),
         ("dns_queries", 0),
         ("dns_pending", 0),

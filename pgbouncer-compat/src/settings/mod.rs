@@ -87,7 +87,7 @@ impl Setting {
 
     /// Its value may hold a password, and is not for the log.
     fn is_secret(&self) -> bool {
-        self.name == "auth_ldap_options" || self.name.ends_with("_token")
+        self.name == "auth_ldap_options" || self.kind == Kind::Secret
     }
 
     /// What `SHOW CONFIG` says in its last column.

@@ -298,6 +298,19 @@ pub const SETTINGS: &[Setting] = &[
         "Cancel what the server does for a client that has left; 0: let it finish, as PostgreSQL would, for no longer than \
          `statement_timeout`. A transaction left open is rolled back in any case. Not a setting of PgBouncer.",
     ),
+    seconds(
+        "drain_grace",
+        "0",
+        "With `drain_timeout`: how long clients go on as before when the process was told to end; behind that each is \
+         disconnected (`57P01`) as soon as it is outside a transaction. Not a setting of PgBouncer.",
+    ),
+    seconds(
+        "drain_timeout",
+        "0",
+        "When the process was told to wait for its clients (SIGTERM, `SHUTDOWN WAIT_FOR_CLIENTS`), they are disconnected \
+         with `57P01`: outside a transaction at once, and all when this time is over; 0: they are waited for without a \
+         limit. Not a setting of PgBouncer.",
+    ),
     row(
         "http_admin_token",
         Kind::Secret,
@@ -317,19 +330,6 @@ pub const SETTINGS: &[Setting] = &[
         &["text", "json"],
         "Lines as PgBouncer writes them, or an object a line with `time`, `level`, `pid`, `message` and, where they are \
          known, `client` or `server`, `database`, `user` and `addr`. Syslog always gets text. Not a setting of PgBouncer.",
-    ),
-    seconds(
-        "drain_grace",
-        "0",
-        "With `drain_timeout`: how long clients go on as before when the process was told to end; behind that each is \
-         disconnected (`57P01`) as soon as it is outside a transaction. Not a setting of PgBouncer.",
-    ),
-    seconds(
-        "drain_timeout",
-        "0",
-        "When the process was told to wait for its clients (SIGTERM, `SHUTDOWN WAIT_FOR_CLIENTS`), they are disconnected \
-         with `57P01`: outside a transaction at once, and all when this time is over; 0: they are waited for without a \
-         limit. Not a setting of PgBouncer.",
     ),
     connections(
         "max_connecting",

@@ -16,7 +16,7 @@ use crate::config::PoolMode;
 use crate::net::Watch;
 use crate::params::ParamSet;
 use crate::pool::Pool;
-use crate::queries::Ended;
+use crate::queries::{Ended, Holder};
 use crate::salvage::{self, Running};
 use crate::server::{Server, ServerState};
 use crate::state::{self, Answer, Trust};
@@ -66,10 +66,6 @@ pub(super) struct Link {
     pub(super) xact_since: u64,
     /// When the round of requests at hand began; 0 if none is.
     pub(super) query_since: u64,
-    /// What the round at hand has come to.
-    pub(super) ended: Ended,
-    /// The statement since whose answer the open transaction is idle, by its fingerprint, and when that came; 0: none.
-    pub(super) holder: (u64, u64),
 }
 
 impl Link {
@@ -138,7 +134,7 @@ impl Link {
 
     /// A round of requests has been answered: it counts under its last statement.
     fn count_query(&mut self, worker: &Worker, pool: &Pool, now: u64) {
-        let ended = Ended { ran: now - self.query_since, ..std::mem::take(&mut self.ended) };
+        let ended = Ended { ran: now - self.query_since, ..std::mem::take(&mut self.server.ended) };
         let most = worker.query_stats.get();
         if most == 0 {
             return;
@@ -148,7 +144,7 @@ impl Link {
             pool.queries.record(worker.index, fingerprint, text, ended, most);
             fingerprint
         });
-        self.holder = (counted.unwrap_or(0), now);
+        self.server.holder = Holder { fingerprint: counted.unwrap_or(0), since: now };
     }
 
     /// The server alone. What it has not been sent will not be.
@@ -204,10 +200,9 @@ impl Session {
             settling: false,
             xact_since: 0,
             query_since: 0,
-            ended: Ended::default(),
-            holder: (0, 0),
         };
         link.server.statements.end_batch();
+        link.server.ended = Ended::default();
         if let Some(timing) = &mut self.timing {
             timing.link();
         }
@@ -328,7 +323,7 @@ impl Session {
         let Some(link) = &mut self.link else { return };
         if link.query_since == 0 {
             link.query_since = now;
-            self.pool.holder_ends(self.worker.index, &mut link.holder, now);
+            self.pool.holder_ends(self.worker.index, &mut link.server.holder, now);
             if let Some(timing) = &mut self.timing {
                 timing.asks(now);
                 timing.statement_begins(now);
@@ -366,7 +361,7 @@ impl Session {
             counters.xact_time.add(now - link.xact_since);
             times.transaction.record(now - link.xact_since);
             link.xact_since = 0;
-            link.holder = (0, 0);
+            link.server.holder = Holder::default();
             link.notified = false;
             if let Some(timing) = &mut self.timing {
                 timing.transaction_ends();

@@ -103,8 +103,8 @@ impl Session {
             bytes => self.unsent.send(cx, &mut self.stream, bytes),
         };
         link.fatal |= out.fatal;
-        link.ended.rows += out.rows;
-        link.ended.failed |= out.failed;
+        link.server.ended.rows += out.rows;
+        link.server.ended.failed |= out.failed;
         link.stalled = false;
         let ended = link.server.machine.statements_ended() - ended;
         let clients = link.server.machine.clients_statements_ended() - clients;
@@ -406,14 +406,16 @@ impl<'w> Outcome<'w> {
         self.at = end;
         self.fatal |= piece.said.fatal;
         self.note_ready(piece);
-        self.note_end(piece);
+        if self.counts {
+            self.note_end(piece);
+        }
     }
 
     /// What a statement has come to.
     #[inline]
     fn note_end(&mut self, piece: &Received<'_>) {
         match piece.tag {
-            Some(b'C') if self.counts => self.rows += rows_told(piece.bytes),
+            Some(b'C') => self.rows += rows_told(piece.bytes),
             Some(b'E') => self.failed = true,
             _ => {}
         }
@@ -439,7 +441,9 @@ impl<'w> Outcome<'w> {
                 }
                 self.fatal |= piece.said.fatal;
                 self.note_ready(piece);
-                self.note_end(piece);
+                if self.counts {
+                    self.note_end(piece);
+                }
                 if piece.tag == Some(b'C') {
                     let news = self.news();
                     news.discarded |= piece.bytes.ends_with(b"DISCARD ALL\0");

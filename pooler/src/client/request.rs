@@ -268,8 +268,12 @@ impl Session {
             }
         }
         link.server.statements.on_sent(tag, message.complete);
-        if let (b'E', Some(timing)) = (tag, &mut self.timing) {
-            timing.expects(1);
+        if let Some(timing) = &mut self.timing {
+            match tag {
+                b'E' => timing.expects(1),
+                b'Q' => timing.expects(sql::scan(text).statements),
+                _ => {}
+            }
         }
         self.dropping = false;
         // COPY data and Flush are not requests of their own; late ones must not look like a running query.
@@ -291,9 +295,6 @@ impl Session {
         }
         if self.timing.is_some() && chains(text) {
             self.timing().deadlines.transaction_ends();
-        }
-        if let (b'Q', Some(timing)) = (message.tag, &mut self.timing) {
-            timing.expects(sql::scan(text).statements);
         }
     }
 

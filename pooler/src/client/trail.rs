@@ -122,9 +122,6 @@ impl Session {
             b'Q' => {
                 let text = simple_query(body);
                 let scan = sql::scan(text);
-                if let Some(timing) = &mut self.timing {
-                    timing.expects(scan.statements);
-                }
                 if matches!(scan.statement, Statement::Reset(_) | Statement::DiscardAll) {
                     link.keep_told(&self.params, &self.beginning, &self.pool);
                 }

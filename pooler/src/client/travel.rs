@@ -201,16 +201,12 @@ impl Session {
         leave: Leave,
     ) -> Result<Box<Session>, String> {
         let shared = &worker.shared;
-        let mut streams = fds.into_iter().map(|fd| Accepted::of(fd).and_then(Accepted::into_stream));
-        let stream = streams.next().flatten().ok_or("the connection was lost")?;
-        let companion = streams.next().flatten();
-        if companion.is_some() != from.server.is_some() {
-            return Err("its server connection was lost".into());
-        }
         let key = CancelKey { pid: from.pid, secret: from.secret };
+        let (stream, companion) = connections(fds);
+        let stream = stream.ok_or("the connection was lost")?;
         let listener = shared.handover.listener(key);
-        if listener.is_some() != from.listens {
-            return Err("what it listens to was lost".into());
+        if companion.is_some() != from.server.is_some() || listener.is_some() != from.listens {
+            return Err("what belongs to the session was lost".into());
         }
         let config = shared.config.load();
         let db = shared.registry.database(&config, &from.database, from.connected);
@@ -284,6 +280,12 @@ impl Session {
             pin.since = from.pinned_since;
         }
     }
+}
+
+/// The client's connection, and that of the server which it keeps.
+fn connections(fds: Vec<OwnedFd>) -> (Option<Stream>, Option<Stream>) {
+    let mut streams = fds.into_iter().map(|fd| Accepted::of(fd).and_then(Accepted::into_stream));
+    (streams.next().flatten(), streams.next().flatten())
 }
 
 /// What a client is told that is ended because the process ends: what PostgreSQL says then, and drivers know.

@@ -10,6 +10,8 @@ struct Seen {
     looks: u64,
     /// Looks at which somebody waited for a server.
     waited: u64,
+    /// Clients that waited, summed over the looks.
+    waiting: u64,
     /// Servers in use, summed over the looks.
     in_use: u64,
 }
@@ -36,13 +38,16 @@ pub struct Occupancy {
     pub most: usize,
     /// The part of the time in which somebody waited for a server, 0 to 1.
     pub waited: f64,
+    /// Clients that waited, on average.
+    pub waiting: f64,
 }
 
 impl Saturation {
-    fn look(&self, in_use: usize, waits: bool) {
+    fn look(&self, in_use: usize, waiting: usize) {
         let mut looks = lock(&self.0);
         looks.all.looks += 1;
-        looks.all.waited += u64::from(waits);
+        looks.all.waited += u64::from(waiting > 0);
+        looks.all.waiting += waiting as u64;
         looks.all.in_use += in_use as u64;
         looks.most[0] = looks.most[0].max(in_use);
     }
@@ -66,6 +71,7 @@ impl Saturation {
             mean: (after.in_use - before.in_use) as f64 / count,
             most,
             waited: (after.waited - before.waited) as f64 / count,
+            waiting: (after.waiting - before.waiting) as f64 / count,
         }
     }
 }
@@ -73,12 +79,13 @@ impl Saturation {
 impl Pool {
     /// One worker does this at each tick.
     pub(crate) fn look_how_full(&self) {
-        self.saturation.look(self.in_use(), self.oldest_wait().is_some());
+        self.saturation.look(self.in_use(), self.oldest_wait().map_or(0, |_| self.waiting()));
     }
 
-    /// Servers that no client could have now.
+    /// Servers that are open and not free.
     pub(crate) fn in_use(&self) -> usize {
-        self.open.get().saturating_sub(self.shards.iter().map(Shard::idle_count).sum())
+        let free: usize = self.shards.iter().map(Shard::idle_count).sum();
+        self.open.get().saturating_sub(free + self.connecting())
     }
 
     /// How many servers it may have, by the strictest of the limits that it has alone or with others; `None`: no limit.
@@ -97,14 +104,14 @@ mod tests {
     fn a_period_has_its_own_mean() {
         let saturation = Saturation::default();
         assert_eq!(saturation.last(), Occupancy::default());
-        saturation.look(4, true);
-        saturation.look(2, false);
-        assert_eq!(saturation.last(), Occupancy { mean: 3.0, most: 4, waited: 0.5 });
+        saturation.look(4, 5);
+        saturation.look(2, 0);
+        assert_eq!(saturation.last(), Occupancy { mean: 3.0, most: 4, waited: 0.5, waiting: 2.5 });
         saturation.end_period();
-        saturation.look(1, false);
-        assert_eq!(saturation.last(), Occupancy { mean: 3.0, most: 4, waited: 0.5 });
+        saturation.look(1, 0);
+        assert_eq!(saturation.last(), Occupancy { mean: 3.0, most: 4, waited: 0.5, waiting: 2.5 });
         saturation.end_period();
-        assert_eq!(saturation.last(), Occupancy { mean: 1.0, most: 1, waited: 0.0 });
+        assert_eq!(saturation.last(), Occupancy { mean: 1.0, most: 1, waited: 0.0, waiting: 0.0 });
         saturation.end_period(); // nobody has looked
         assert_eq!(saturation.last(), Occupancy::default());
     }

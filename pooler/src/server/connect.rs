@@ -27,6 +27,7 @@ use crate::error::Refusal;
 use crate::net::{Conversation, Stream, sockopt};
 use crate::pool::{Dial, Permit, Pool, Welcome};
 use crate::prepared::ServerStatements;
+use crate::queries::{Ended, Holder};
 use crate::secrets::random;
 use crate::shared::Shared;
 use crate::state::{Leavings, Pins};
@@ -200,6 +201,8 @@ async fn open(
         info,
         home: worker.index,
         idle_since: 0,
+        ended: Ended::default(),
+        holder: Holder::default(),
         pool: pool.clone(),
         permit: Some(permit),
         reason: "connect failed",

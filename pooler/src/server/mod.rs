@@ -2,6 +2,7 @@
 
 mod connect;
 mod own;
+mod travel;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,11 +21,11 @@ pub(crate) use connect::{ConnectError, connect, dial, unreachable};
 pub(crate) use own::{OwnError, check, drain, reset, run, send};
 
 use crate::config::{Host, PoolMode};
-use crate::handover::Companion;
 use crate::net::{Peer, Stream};
 use crate::params::ParamSet;
 use crate::pool::{Defining, Permit, Pool};
 use crate::prepared::{ClientStatements, Fault, ServerStatements};
+use crate::queries::{Ended, Holder};
 use crate::state::{Leavings, Pins, Settings};
 
 /// Messages from a server that the pooler looks into. Their bodies are short, errors aside.
@@ -87,9 +88,6 @@ pub(crate) struct Text {
     /// Nobody has counted it yet.
     new: bool,
 }
-
-/// The generation of servers from another process: never the present one.
-const FOREIGN: u64 = u64::MAX;
 
 /// So much of a text is kept, in bytes.
 const TEXT_KEPT: usize = 2 << 10;
@@ -174,6 +172,9 @@ pub(crate) struct Server {
     /// The worker whose event loop watches the stream.
     home: usize,
     idle_since: u64,
+    /// What the round of requests at hand has come to so far.
+    pub(crate) ended: Ended,
+    pub(crate) holder: Holder,
     pool: Arc<Pool>,
     permit: Option<Permit>,
     reason: &'static str,
@@ -188,69 +189,6 @@ impl Server {
     pub(crate) fn close(self: Box<Self>, reason: &'static str) {
         let mut server = self;
         server.reason = reason;
-    }
-
-    /// Leaves it to the process that has got its socket: it is not told that it is left, and counts no more.
-    pub(crate) fn leave_behind(mut self: Box<Self>) {
-        self.permit = None;
-        self.pool.member_closed(&self.info, "handed over");
-        self.pool.place_is_free();
-    }
-
-    /// One that comes from another process with its client, whose alone it is: it is closed when the client needs it no
-    /// more, because only that process knew all of what was done to it.
-    pub(crate) fn arrive(
-        pool: &Arc<Pool>,
-        home: usize,
-        stream: Stream,
-        from: &Companion,
-        params: Arc<ParamSet>,
-        settings: Arc<Settings>,
-    ) -> Box<Server> {
-        let info = Arc::new(ServerInfo {
-            id: pool.shared.next_id(),
-            host: match from.is_unix {
-                true => Host::Unix(from.host.clone().into()),
-                false => Host::Tcp(from.host.clone()),
-            },
-            port: from.port,
-            remote: stream.remote(),
-            local: stream.local(),
-            pid: from.pid,
-            secret: from.secret.clone().into(),
-            fd: stream.fd_number(),
-            opened: from.opened,
-            generation: FOREIGN,
-            replication: false,
-            state: AtomicU8::new(ServerState::Idle as u8),
-            requested: AtomicU64::new(from.opened),
-            client: AtomicU64::new(0),
-            prepared: AtomicU32::new(0),
-            notifier: AtomicU32::new(0),
-            params: Mutex::new(params.clone()),
-            text: Mutex::default(),
-        });
-        pool.member_arrived(&info);
-        Box::new(Server {
-            stream,
-            machine: ServerMachine::new(),
-            cutter: Cutter::default(),
-            route: Route::Swallow,
-            carry: Vec::new(),
-            params,
-            statements: ServerStatements::of_another_process(),
-            settings,
-            suspect: Effects::NONE,
-            leavings: Leavings::default(),
-            pins: Pins::from_bits(from.pins),
-            defining: None,
-            info,
-            home,
-            idle_since: 0,
-            pool: pool.clone(),
-            permit: Some(pool.admit_anyway()),
-            reason: "close_needed",
-        })
     }
 
     /// Proves that it may be given to anybody, or says that it may not by returning it.

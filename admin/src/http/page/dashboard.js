@@ -196,6 +196,7 @@ function drawTrouble(state) {
   const lines = state.not_ready.map((why) => {
     const about = why.database ? `Database ${why.database}` : "The whole pooler";
     const text = { "shutting down": `Shutting down: ${state.phase}.`, "paused": "Paused: no server is given to any client.",
+      "suspended": "Suspended: no client is served until RESUME.",
       "database paused": `${about} is paused: its clients wait.`,
       "no server reachable": `${about}: no server can be reached.` }[why.reason] || `${about}: ${why.reason}.`;
     return [why.reason.includes("paused") ? "warn" : "bad", text];
