@@ -379,7 +379,7 @@ fn orders_need_the_token() {
 
     // The secret is nowhere to be seen.
     let mut console = pooled.pooler.console();
-    assert_eq!(row_where(&mut console, "CONFIG", "key", "http_admin_token").text("value"), "<hidden>");
+    assert_eq!(row_where(&mut console, "CONFIG", "key", "http_admin_token").text("value"), "(secret)");
     for text in [
         pooled.pooler.log(),
         pooled.pooler.stderr(),

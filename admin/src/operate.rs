@@ -5,6 +5,7 @@ use std::path::Path;
 
 use pgbouncer_compat::columns::RELOAD_PLAN;
 use pgbouncer_compat::command::Shutdown;
+use pgbouncer_compat::settings::{HIDDEN, Kind, Setting};
 use pooler::Phase;
 use pooler::console::is_console;
 use pooler::control::{Control, ControlError};
@@ -86,7 +87,9 @@ pub(crate) fn set(control: &Control, configuration: &dyn Configuration, key: &st
         let error = refused("SET failed").with_detail(not_set.what);
         if not_set.advice.is_empty() { error } else { error.with_hint(not_set.advice) }
     })?;
-    Ok(done(&format!("SET {key}={value}")))
+    let is_secret = Setting::find(key).is_some_and(|setting| setting.kind == Kind::Secret);
+    let shown = if is_secret { HIDDEN } else { value };
+    Ok(done(&format!("SET {key}={shown}")))
 }
 
 /// New clients of the database are refused; those that are there stay.

@@ -387,7 +387,7 @@ fn where_http_is_served_and_by_whom_it_is_steered() {
     ));
     assert_eq!(with.config.http.listen, ["127.0.0.1:9127", "[::1]:0"]);
     assert_eq!(warnings(&with), [""; 0]);
-    assert_eq!(shown(&with, "http_admin_token").as_deref(), Some("<hidden>"));
+    assert_eq!(shown(&with, "http_admin_token").as_deref(), Some("(secret)"));
     assert!(!format!("{:?}", with.config).contains("0123456789abcdef"));
     assert_eq!(shown(&loaded(text), "http_admin_token").as_deref(), Some(""));
     let risky = loaded(&format!("{text}http_listen = *:9127\nhttp_admin_token = short\n"));

@@ -79,15 +79,13 @@ pub enum Status {
     Only(&'static [&'static str]),
 }
 
+/// What is shown in place of a secret.
+pub const HIDDEN: &str = "(secret)";
+
 impl Setting {
     /// Its row, if there is one of that name.
     pub fn find(name: &str) -> Option<&'static Setting> {
         position(name).map(|i| &SETTINGS[i])
-    }
-
-    /// Its value may hold a password, and is not for the log.
-    fn is_secret(&self) -> bool {
-        self.name == "auth_ldap_options" || self.kind == Kind::Secret
     }
 
     /// What `SHOW CONFIG` says in its last column.
@@ -95,10 +93,10 @@ impl Setting {
         self.applies != Applies::Start
     }
 
-    /// As `SHOW CONFIG` renders a value of it: of a secret only whether there is one.
+    /// As `SHOW CONFIG` and the log render a value of it: of a secret only whether there is one.
     fn shown(&self, value: &Value) -> Option<String> {
         match value {
-            Value::Text(text) if self.kind == Kind::Secret && !text.is_empty() => Some("<hidden>".to_owned()),
+            Value::Text(text) if self.kind == Kind::Secret && !text.is_empty() => Some(HIDDEN.to_owned()),
             value => value.show(),
         }
     }
@@ -275,10 +273,7 @@ impl Values {
             let meant = setting.name != "conffile" || new.1.is_some();
             if old.0 != new.0 && meant {
                 let applies = setting.applies;
-                let [was, is] = [&old.0, &new.0].map(|value| match value.show() {
-                    Some(_) if setting.is_secret() => Some("(secret)".to_owned()),
-                    shown => shown,
-                });
+                let [was, is] = [&old.0, &new.0].map(|value| setting.shown(value));
                 changes.push(Change { name: setting.name, old: was, new: is, applies });
                 if applies != Applies::Reload {
                     *new = old.clone();

@@ -8,7 +8,7 @@ pub const SETTINGS: &[Setting] = &[
     text("auth_file", "File with users and their secrets; see [auth_file](#auth_file).").unset(),
     text("auth_hba_file", "File with rules that choose the authentication method.").harmless(HBA),
     text("auth_ident_file", "File that maps system users to database users.").unset().harmless(HBA),
-    text("auth_ldap_options", "How to reach the LDAP server.")
+    row("auth_ldap_options", Kind::Secret, "", "How to reach the LDAP server; may hold a password.")
         .unset()
         .harmless("used only with `auth_type = ldap`"),
     text("auth_query", "Query that fetches a user's secret from the server.")
