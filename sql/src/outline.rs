@@ -41,7 +41,12 @@ pub fn fingerprint(text: &[u8]) -> u64 {
     // ... and a comma behind them, which counts only if something else follows.
     let mut comma = false;
     loop {
-        let token = lexer.next();
+        let mut token = lexer.next();
+        // A sign, not a difference: with its number it is a literal.
+        let sign = matches!(last, Kind::Operator | Kind::Open | Kind::Comma) && token.kind == Kind::Operator;
+        if sign && lexer.bytes(token) == b"-" && lexer.peek().kind == Kind::Number {
+            token = lexer.next();
+        }
         let literal = matches!(token.kind, Kind::Text | Kind::Coded | Kind::Dollar | Kind::Number);
         if std::mem::take(&mut comma) {
             if literal {
@@ -99,6 +104,8 @@ mod tests {
             ("insert into t (a, b) values (1, 'x')", "insert into t (a, b) values ($1, $2)"),
             ("select a_name_longer_than_sixteen_bytes", "select A_NAME_LONGER_THAN_SIXTEEN_BYTES"),
             ("select $$ any ' thing $$", "select E'\\''"),
+            ("update t set a = a + 1", "update t set a = a + -1"),
+            ("insert into t values (1, 2)", "insert into t values (-1, - 2)"),
         ] {
             assert!(same(one, two), "{one} / {two}");
         }
@@ -110,6 +117,8 @@ mod tests {
             ("select f(1, a)", "select f(1 a)"),
             ("select f(1)", "select f()"),
             ("select a + 1", "select a - 1"),
+            ("select a + 1", "select a + - b"),
+            ("select f(-a)", "select f(a)"),
             ("select a_name_longer_than_sixteen_bytes", "select a_name_longer_than_sixteen_bytez"),
             ("select ab, c", "select a, bc"),
             ("select 1", ""),
