@@ -95,6 +95,9 @@ fn subject(pool: &PoolFacts) -> String {
 }
 
 fn load(pool: &PoolFacts, seconds: f64) -> String {
+    if pool.period.xacts == 0 {
+        return format!("no transaction in the last full stats_period ({seconds:.0} s)");
+    }
     let mean = pool.period.xact_time.checked_div(pool.period.xacts).unwrap_or(0) as f64 / 1e3;
     let rate = pool.period.xacts as f64 / seconds;
     format!(
@@ -121,10 +124,13 @@ fn saturated(pool: &PoolFacts, seconds: f64) -> Option<Advice> {
             pool.limit
         ),
         evidence: format!(
-            "somebody waited {:.0} % of the time, {queue:.1} clients on average, p99 {:.1} ms; {:.1} of {allowed} servers \
-             in use on average, {} at most; {}",
+            "somebody waited {:.0} % of the time, {queue:.1} clients on average{}; {:.1} of {allowed} servers in use on \
+             average, {} at most; {}",
             pool.occupancy.waited * 100.0,
-            pool.wait_p99 as f64 / 1e3,
+            match pool.wait_p99 {
+                0 => String::new(),
+                p99 => format!(", p99 {:.1} ms", p99 as f64 / 1e3),
+            },
             pool.occupancy.mean,
             pool.occupancy.most,
             load(pool, seconds)
