@@ -16,11 +16,11 @@ mod hosts;
 mod interleave;
 mod janitor;
 mod opening;
+mod queue;
 mod registry;
 mod rules;
 mod saturation;
 mod shard;
-mod waiting;
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -34,12 +34,12 @@ use tracing::info;
 pub(crate) use census::{Census, Counted, Counting, Full, Permit, Tally};
 pub(crate) use crowd::Crowded;
 pub(crate) use hosts::{Dial, Hosts};
+pub(crate) use queue::{Grant, Place, WaitLimit, Waiter};
 pub(crate) use registry::{Db, Defining, NotConfigured, Registry, User};
 pub(crate) use rules::{PoolRules, RulesCache};
 pub use saturation::Occupancy;
 pub(crate) use saturation::Saturation;
 pub(crate) use shard::{Shard, any_idle, hand_over};
-pub(crate) use waiting::{Grant, Place, WaitLimit, Waiter};
 
 use crate::events::Events;
 use crate::intern::Interner;

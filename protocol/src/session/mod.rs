@@ -4,7 +4,9 @@
 //! keep no bytes. Methods named `on_…` report that something happened; the others only ask.
 
 mod client;
+mod owed;
 mod server;
 
 pub use client::{ClientMachine, Request};
-pub use server::{Idle, Invented, Origin, Owes, Route, ServerMachine, Violation};
+pub use owed::{Invented, Origin, Owes, Route, Violation};
+pub use server::{Idle, ServerMachine};
