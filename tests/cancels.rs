@@ -116,19 +116,23 @@ fn a_waiting_query() {
     assert_eq!(client.scalar("select count(*) from t"), "0");
 }
 
-/// A cancel that comes when the client's server is on its way already: it waits no more, and its query has not begun. The
-/// cancel meets that query all the same.
+/// A cancel that comes when the client's server is on its way already, or is being given the client's settings: it waits no
+/// more, and its query has not begun. The cancel meets that query all the same.
 #[test]
 fn a_cancel_as_the_server_comes() {
     let pooled = pooled("", |builder| builder.setting("workers", 2));
     let (mut holder, mut client) = (pooled.connect(), pooled.connect());
     let mut random = Random::new(1);
-    for round in 0..size("CANCELS", 2000) / 4 {
+    let rounds = size("CANCELS", 2000) / 4;
+    for round in 0..rounds {
+        if round == rounds / 2 {
+            client.execute("set work_mem = '5MB'");
+        }
         holder.execute("begin");
         client.send(query("select pg_sleep(60)"));
         eventually("it waits", SOON, || waiting_and_active(&pooled.pooler).0 == 1);
         let mut canceller = Client::open(client.address());
-        let pause = Duration::from_micros(random.below(600));
+        let pause = Duration::from_micros(random.below(900));
         holder.send(query("commit"));
         let begin = Instant::now();
         while begin.elapsed() < pause {

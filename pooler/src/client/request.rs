@@ -240,6 +240,7 @@ impl Session {
             effects = self.watch_state(&message);
             // Nearly every message: there is nothing that it would have to wait for.
             if (!effects.is_empty() || self.listener.is_some()) && !self.make_way(effects, &message, out) {
+                self.request_begins(now);
                 return Ok(Flow::Wait(None));
             }
         } else {
