@@ -82,7 +82,8 @@ pub enum Owes {
     Bind,
     /// `Describe` → `ParameterDescription` (of a statement), then `RowDescription` or `NoData`.
     Describe,
-    /// The same, and what it says is of interest: see [`ServerMachine::notes_description`].
+    /// The same, and what it says is of interest: see
+    /// [`notes_description`](super::ServerMachine::notes_description).
     NotedDescribe,
     /// `Execute` → rows or COPY, then `CommandComplete`, `EmptyQueryResponse` or `PortalSuspended`.
     Execute,
@@ -99,7 +100,7 @@ pub enum Owes {
     /// `CopyDone` or `CopyFail`, which nothing answers: it only marks where a COPY's input ended.
     CopyEnd,
     /// One or more `Sync`s of which COPY may have eaten some: between `at_least` and `at_most` times
-    /// `ReadyForQuery`. See [`ServerMachine`].
+    /// `ReadyForQuery`. See [`ServerMachine`](super::ServerMachine).
     Syncs {
         /// `ReadyForQuery`s that must still come.
         at_least: u32,
