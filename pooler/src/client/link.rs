@@ -318,6 +318,21 @@ impl Session {
         self.local.info.set_state(ClientState::Idle);
     }
 
+    /// The request at hand, which waits for its settings, can be cancelled from now on.
+    pub(super) fn request_begins_early(&mut self, now: u64) {
+        if self.follows.state {
+            self.sample(now);
+        }
+        self.request_begins(now);
+    }
+
+    /// Decides of a transaction that begins whether it is audited although it may look harmless.
+    pub(super) fn sample(&mut self, now: u64) {
+        if let Some(link) = self.link.as_mut().filter(|link| link.xact_since == 0) {
+            link.sampled = self.worker.sampler.picks(self.rules.now().audit_sample, now);
+        }
+    }
+
     /// A request of the client's begins to be answered.
     pub(super) fn request_begins(&mut self, now: u64) {
         let Some(link) = &mut self.link else { return };

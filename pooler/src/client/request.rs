@@ -216,7 +216,7 @@ impl Session {
         let Some(link) = &mut self.link else { return Ok(Flow::Wait(Some(Step::NeedServer))) };
         if link.setting {
             self.resume = true;
-            self.request_begins(now); // it can be cancelled from now on
+            self.request_begins_early(now);
             return Ok(Flow::Wait(None));
         }
         if matches!(tag, b'Q' | b'P' | b'B' | b'D' | b'C' | b'E' | b'F')
@@ -231,12 +231,12 @@ impl Session {
         if self.has_expired() {
             self.fail_transaction(&message, out);
         }
-        let Some(link) = &mut self.link else { return Ok(Flow::Drop) };
+        if self.link.is_none() {
+            return Ok(Flow::Drop);
+        }
         let mut effects = Effects::NONE;
         if self.follows.state {
-            if link.xact_since == 0 {
-                link.sampled = self.worker.sampler.picks(self.rules.now().audit_sample, now);
-            }
+            self.sample(now);
             effects = self.watch_state(&message);
             // Nearly every message: there is nothing that it would have to wait for.
             if (!effects.is_empty() || self.listener.is_some()) && !self.make_way(effects, &message, out) {
@@ -498,7 +498,7 @@ pub(super) struct Follows {
     /// Its prepared statements: so many a server keeps; 0: they don't.
     statements: usize,
     /// The rest of its session's state.
-    state: bool,
+    pub(super) state: bool,
     /// There are limits in time for some clients.
     limited: bool,
 }

@@ -101,7 +101,7 @@ impl Session {
                 Grant::Server(server) => {
                     if server.into_clean().is_some_and(|server| self.link(server)) {
                         if self.link.as_ref().is_some_and(|link| link.setting) {
-                            self.request_begins(self.worker.now()); // it can be cancelled from now on
+                            self.request_begins_early(self.worker.now());
                         }
                         return Ok(());
                     }
