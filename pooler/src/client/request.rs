@@ -231,9 +231,6 @@ impl Session {
         if self.has_expired() {
             self.fail_transaction(&message, out);
         }
-        if self.link.is_none() {
-            return Ok(Flow::Drop);
-        }
         let mut effects = Effects::NONE;
         if self.follows.state {
             self.sample(now);
