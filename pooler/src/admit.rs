@@ -223,12 +223,12 @@ impl Arrival {
         let params = ClientParams::read(startup, config, &shared.tracked, self.remote, preserves)?;
         check_client_limits(&shared, config, startup)?;
         self.log_attempt(config, startup);
-        let keys = auth::authenticate(self, config, startup, spec).await?;
+        let proven = auth::authenticate(self, config, startup, spec).await?;
         let config = &*shared.config.load_full(); // a reload may have come meanwhile
         let db = shared.registry.database(config, startup.database(), self.since);
         let db = db.map_err(|NotConfigured| {
             let name: String = startup.database().chars().take(63).collect();
-            info!(peer = %self.label(), "login failed: db={name} user={}", startup.user());
+            info!(peer = %self.label(), "login failed: db={name} user={}", proven.user);
             Refusal::fatal(format!("no such database: {name}")).because("no such database")
         })?;
         if db.disabled.load(Relaxed) {
@@ -239,13 +239,13 @@ impl Arrival {
         if shared.phase() != Phase::Running {
             return Err(Refusal::fatal("pooler is shutting down").into());
         }
-        let login = shared.registry.user(startup.user());
+        let login = shared.registry.user(&proven.user);
         let [of_login, of_db] = [login.clients.count().0, db.clients.count().0];
         // Others may have logged in meanwhile; this login is counted by now.
         within_client_limits(config, &login, Some(&db), 0)?;
-        let pool = shared.registry.pool(&shared, &db, startup.user());
+        let pool = shared.registry.pool(&shared, &db, &proven.user);
         let counted = [of_login, of_db, pool.clients.count().0];
-        if let Some(keys) = keys
+        if let Some(keys) = proven.keys
             && db.spec.load().user.is_none()
         {
             pool.pass_through(keys);

@@ -1,35 +1,43 @@
-//! Finding out whether a client is who it says.
+//! Finding out whether a client is who it says: which method applies, what is known of the user, and the proof.
+
+mod credential;
+mod password;
+mod rules;
+mod scram;
 
 use std::sync::Arc;
 
-use protocol::auth::md5::Md5Secret;
-use protocol::auth::scram::{AwaitProof, Keys, NONCE_LEN, Verifier};
-use protocol::auth::{self, AuthRequest, Mechanisms, SaslInitialResponse, SecretKind};
+use protocol::auth::AuthRequest;
+use protocol::auth::scram::Keys;
 use protocol::startup::Startup;
-use subtle::ConstantTimeEq;
 
 use super::{Arrival, ConsoleClient, Denied};
-use crate::config::{AuthMethod, Config, Database, Secret};
+use crate::config::{AuthMethod, Config, Database};
 use crate::console::Rights;
 use crate::error::Refusal;
 use crate::net::Peer;
-use crate::secrets::random;
+use credential::Credential;
 
-const PASSWORD_FAILED: &str = "password authentication failed";
-const SASL_FAILED: &str = "SASL authentication failed";
+/// Who a client has proven to be.
+pub(super) struct Proven {
+    /// Its user from here on.
+    pub(super) user: String,
+    /// What a SCRAM login with a stored verifier disclosed: it opens servers that store the same one.
+    pub(super) keys: Option<Keys>,
+}
 
-/// Runs the configured method. Returns the keys that a SCRAM login with a stored verifier disclosed.
+/// Runs the configured method.
 pub(super) async fn authenticate(
     arrival: &mut Arrival,
     config: &Config,
     startup: &Startup,
     spec: Option<&Arc<Database>>,
-) -> Result<Option<Keys>, Denied> {
+) -> Result<Proven, Denied> {
     if config.auth.method == AuthMethod::Any && spec.is_some_and(|spec| spec.user.is_none()) {
         tracing::warn!(peer = %arrival.label(), "auth_type=any requires forced user");
         return Err(Refusal::fatal("bouncer config error").into());
     }
-    check(arrival, config, startup.user()).await
+    prove(arrival, config, startup, spec).await
 }
 
 impl Arrival {
@@ -63,7 +71,7 @@ impl Arrival {
             self.check_console_limits(config, user)?;
         }
         self.log_attempt(config, startup);
-        check(self, config, user).await?;
+        prove(self, config, startup, None).await?;
         Ok(rights)
     }
 
@@ -91,92 +99,38 @@ impl Arrival {
     }
 }
 
-async fn check(arrival: &mut Arrival, config: &Config, user: &str) -> Result<Option<Keys>, Denied> {
-    let secret = config.auth.userlist.0.get(user);
-    match config.auth.method {
-        AuthMethod::Any => Ok(None),
-        AuthMethod::Trust if secret.is_some() => Ok(None),
-        AuthMethod::Trust => Err(Refusal::fatal("\"trust\" authentication failed").into()),
-        AuthMethod::Plain => plain(arrival, user, secret).await.map(|()| None),
-        AuthMethod::Md5 => match secret.map(|s| SecretKind::of(s.reveal())) {
-            Some(SecretKind::Scram(verifier)) => scram(arrival, user, Some(verifier)).await,
-            Some(SecretKind::Md5(stored)) => md5(arrival, Some(stored)).await.map(|()| None),
-            Some(SecretKind::Plain("")) | None => md5(arrival, None).await.map(|()| None),
-            Some(SecretKind::Plain(password)) => {
-                md5(arrival, Some(Md5Secret::new(user, password.as_bytes()))).await.map(|()| None)
-            }
-        },
-        AuthMethod::Scram => {
-            let verifier = match secret.map(|s| SecretKind::of(s.reveal())) {
-                Some(SecretKind::Scram(verifier)) => Some(verifier),
-                Some(SecretKind::Plain(password)) if !password.is_empty() => {
-                    let secrets = &arrival.worker.shared.clone().secrets;
-                    let verifier = secrets.verifier(user, password, config.auth.scram_iterations).await;
-                    scram(arrival, user, verifier).await?;
-                    return Ok(None); // the server's verifier has another salt
-                }
-                _ => None,
-            };
-            scram(arrival, user, verifier).await
-        }
-    }
-}
-
-async fn plain(arrival: &mut Arrival, user: &str, secret: Option<&Secret>) -> Result<(), Denied> {
-    let answer = ask(arrival, AuthRequest::CleartextPassword).await?;
-    let password = auth::decode_password(&answer).map_err(|_| Refusal::fatal(PASSWORD_FAILED))?;
-    if password.is_empty() {
-        return Err(Refusal::fatal("empty password returned by client").into());
-    }
-    let right = match secret.map(|s| SecretKind::of(s.reveal())) {
-        None | Some(SecretKind::Plain("")) => false,
-        Some(SecretKind::Plain(stored)) => stored.as_bytes().ct_eq(password).into(),
-        Some(SecretKind::Md5(stored)) => stored == Md5Secret::new(user, password),
-        Some(SecretKind::Scram(verifier)) => match std::str::from_utf8(password) {
-            Ok(text) => arrival.worker.shared.secrets.is_password_of(user, text, &verifier).await,
-            Err(_) => false,
-        },
-    };
-    if right { Ok(()) } else { Err(Refusal::fatal(PASSWORD_FAILED).into()) }
-}
-
-/// `stored` is `None` for a user who can't log in: the challenge is made all the same.
-async fn md5(arrival: &mut Arrival, stored: Option<Md5Secret>) -> Result<(), Denied> {
-    let salt = random::<4>();
-    let answer = ask(arrival, AuthRequest::Md5Password { salt }).await?;
-    let answer = auth::decode_password(&answer).map_err(|_| Refusal::fatal(PASSWORD_FAILED))?;
-    match stored {
-        Some(stored) if stored.verify(salt, answer) => Ok(()),
-        _ => Err(Refusal::fatal(PASSWORD_FAILED).into()),
-    }
-}
-
-async fn scram(
+/// Chooses the method, looks the user up, and has it prove itself. `spec` is the database; `None` for the console and for
+/// one that is not configured, which is told apart only after a good password.
+async fn prove(
     arrival: &mut Arrival,
-    user: &str,
-    verifier: Option<Verifier>,
+    config: &Config,
+    startup: &Startup,
+    spec: Option<&Arc<Database>>,
+) -> Result<Proven, Denied> {
+    let credential = credential::find(arrival, config, startup, spec).await?;
+    let method = rules::method(arrival, config, startup)?;
+    let keys = answer(arrival, config, method, &credential).await?;
+    Ok(Proven { user: credential.user, keys })
+}
+
+/// Has the client answer to one method.
+async fn answer(
+    arrival: &mut Arrival,
+    config: &Config,
+    method: AuthMethod,
+    credential: &Credential,
 ) -> Result<Option<Keys>, Denied> {
-    let failed = || Denied::Refused(Refusal::fatal(SASL_FAILED));
-    let iterations = arrival.worker.shared.config.load().auth.scram_iterations;
-    let known = verifier.is_some();
-    let verifier = verifier.unwrap_or_else(|| arrival.worker.shared.secrets.fake_verifier(user, iterations));
-    let answer = ask(arrival, AuthRequest::Sasl(Mechanisms::SCRAM_SHA_256)).await?;
-    let initial = SaslInitialResponse::decode(&answer).map_err(|_| failed())?;
-    if initial.mechanism != auth::scram::MECHANISM.as_bytes() {
-        return Err(Refusal::fatal("client selected an invalid SASL authentication mechanism").into());
+    match method {
+        AuthMethod::Any => Ok(None),
+        AuthMethod::Trust if credential.is_known() => Ok(None),
+        AuthMethod::Trust => Err(Refusal::fatal("\"trust\" authentication failed").into()),
+        AuthMethod::Plain => password::plain(arrival, credential).await.map(|()| None),
+        AuthMethod::Md5 => match credential.verifier() {
+            Some(verifier) => scram::exchange(arrival, &credential.user, Some(verifier)).await,
+            None => password::md5(arrival, credential).await.map(|()| None),
+        },
+        AuthMethod::Scram => scram::log_in(arrival, config, credential).await,
     }
-    let first = initial.data.unwrap_or_default();
-    let started = AwaitProof::start(first, &verifier, random::<NONCE_LEN>());
-    let (exchange, server_first) = started.map_err(|_| failed())?;
-    let answer = ask(arrival, AuthRequest::SaslContinue(server_first.as_bytes())).await?;
-    let proved = exchange.client_final(&answer).map_err(|_| failed())?;
-    if !known {
-        return Err(failed());
-    }
-    let mut out = Vec::new();
-    AuthRequest::SaslFinal(proved.server_final.as_bytes()).encode(&mut out);
-    arrival.conversation.send(&out).await?;
-    Ok(Some(Keys::pass_through(proved.client_key, &verifier)))
 }
 
 /// Sends a challenge and reads the answer, which must be a `p` message.

@@ -1,0 +1,47 @@
+//! Passwords in the clear, and MD5 challenges.
+
+use protocol::auth::md5::Md5Secret;
+use protocol::auth::{self, AuthRequest, SecretKind};
+use subtle::ConstantTimeEq;
+
+use super::credential::Credential;
+use super::{Arrival, Denied, ask};
+use crate::error::Refusal;
+use crate::secrets::random;
+
+const FAILED: &str = "password authentication failed";
+
+pub(super) async fn plain(arrival: &mut Arrival, credential: &Credential) -> Result<(), Denied> {
+    let answer = ask(arrival, AuthRequest::CleartextPassword).await?;
+    let password = auth::decode_password(&answer).map_err(|_| Refusal::fatal(FAILED))?;
+    if password.is_empty() {
+        return Err(Refusal::fatal("empty password returned by client").into());
+    }
+    let user = &credential.user;
+    let right = match credential.secret() {
+        None => false,
+        Some(SecretKind::Plain(stored)) => stored.as_bytes().ct_eq(password).into(),
+        Some(SecretKind::Md5(stored)) => stored == Md5Secret::new(user, password),
+        Some(SecretKind::Scram(verifier)) => match std::str::from_utf8(password) {
+            Ok(text) => arrival.worker.shared.secrets.is_password_of(user, text, &verifier).await,
+            Err(_) => false,
+        },
+    };
+    if right { Ok(()) } else { Err(Refusal::fatal(FAILED).into()) }
+}
+
+/// A user who can't log in is challenged all the same.
+pub(super) async fn md5(arrival: &mut Arrival, credential: &Credential) -> Result<(), Denied> {
+    let stored = match credential.secret() {
+        Some(SecretKind::Md5(stored)) => Some(stored),
+        Some(SecretKind::Plain(password)) => Some(Md5Secret::new(&credential.user, password.as_bytes())),
+        Some(SecretKind::Scram(_)) | None => None,
+    };
+    let salt = random::<4>();
+    let answer = ask(arrival, AuthRequest::Md5Password { salt }).await?;
+    let answer = auth::decode_password(&answer).map_err(|_| Refusal::fatal(FAILED))?;
+    match stored {
+        Some(stored) if stored.verify(salt, answer) => Ok(()),
+        _ => Err(Refusal::fatal(FAILED).into()),
+    }
+}
