@@ -24,8 +24,7 @@ use crate::console::{Rights, is_console};
 use crate::error::Refusal;
 use crate::handover::Whence;
 use crate::lifecycle::Phase;
-use crate::listen::Accepted;
-use crate::net::{Conversation, Peer};
+use crate::net::{Conversation, Peer, Stream};
 use crate::params::ParamSet;
 use crate::pool::{Counting, Crowded, Db, Grant, NotConfigured, Pool, PoolRules, User, Welcome};
 use crate::shared::Shared;
@@ -85,8 +84,7 @@ pub(super) struct Arrival {
 }
 
 /// Serves one accepted connection until its session, if it comes to one, has a task of its own.
-pub(crate) async fn admit(worker: Rc<Worker>, accepted: Accepted, leave: Leave) {
-    let Some(stream) = accepted.into_stream() else { return };
+pub(crate) async fn admit(worker: Rc<Worker>, stream: Stream, leave: Leave) {
     let shared = worker.shared.clone();
     let (counted, _) = shared.clients.sockets.count();
     let (remote, local) = (stream.remote(), stream.local());

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::task::AbortHandle;
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use crate::config::{Listen, ListenAddr, UnixListen};
@@ -22,11 +23,19 @@ use crate::handover::Inheritance;
 use crate::net::{Peer, Stream, sockopt};
 use crate::shared::Shared;
 use crate::snapshot::Listening;
+use crate::worker::{Order, Worker};
 
 /// A connection that has been accepted but belongs to no event loop yet.
 pub(crate) enum Accepted {
     Tcp(std::net::TcpStream),
     Unix(StdUnixStream),
+}
+
+/// The first of the descriptors that clients do not get. The system gives the lowest number that is free: who has this one, or
+/// one above it, has come when all below were taken.
+fn reserve() -> RawFd {
+    let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    RawFd::try_from(most - RESERVED.min(most / 16)).unwrap_or(RawFd::MAX)
 }
 
 /// File descriptors that clients leave to connections to servers, cancel requests among them; where there are few in all, a
@@ -41,11 +50,13 @@ impl Accepted {
         }
     }
 
-    /// Its descriptor is one of the last that this process may have. The system gives the lowest number that is free, so
-    /// all below are taken.
-    fn takes_reserve(&self) -> bool {
-        let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-        self.fd().as_raw_fd() as u64 >= most - RESERVED.min(most / 16)
+    /// Takes it off the event loop that watches it.
+    fn from_stream(stream: Stream) -> io::Result<Accepted> {
+        match stream {
+            Stream::Tcp(s) => s.into_std().map(Accepted::Tcp),
+            Stream::Unix(s) => s.into_std().map(Accepted::Unix),
+            Stream::Closed => Err(io::ErrorKind::NotConnected.into()),
+        }
     }
 
     /// The same connection under the lowest number that is free now, if there is one.
@@ -202,10 +213,27 @@ impl Drop for Listener {
     }
 }
 
-/// The listening sockets of a running pooler, and the tasks that accept on them.
+/// The listening sockets of a running pooler, and what accepts on them: for each a task of one worker, which needs no other
+/// thread for the connections that it keeps.
 pub(crate) struct Doors {
     shared: Arc<Shared>,
-    listeners: Mutex<Vec<(Arc<Listener>, Option<AbortHandle>)>>,
+    listeners: Mutex<Vec<(Arc<Listener>, Option<Open>)>>,
+}
+
+/// A socket that is accepted on.
+struct Open {
+    /// Dropped to end it.
+    stop: oneshot::Sender<()>,
+    /// Fails once it has ended.
+    ended: oneshot::Receiver<()>,
+}
+
+/// What a worker has to accept on.
+pub(crate) struct Door {
+    listener: Arc<Listener>,
+    stop: oneshot::Receiver<()>,
+    /// Dropped when the socket is accepted on no more.
+    _open: oneshot::Sender<()>,
 }
 
 impl Doors {
@@ -216,32 +244,33 @@ impl Doors {
         doors
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<(Arc<Listener>, Option<AbortHandle>)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<(Arc<Listener>, Option<Open>)>> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Accepts on all of them.
     pub(crate) fn open(&self) {
-        for (listener, task) in &mut *self.lock() {
-            let accepting = tokio::spawn(accept(self.shared.clone(), listener.clone()));
-            *task = Some(accepting.abort_handle());
+        for (index, (listener, open)) in self.lock().iter_mut().enumerate() {
+            let (stop, told) = oneshot::channel();
+            let (is_open, ended) = oneshot::channel();
+            let door = Door { listener: listener.clone(), stop: told, _open: is_open };
+            self.shared.order(index % self.shared.worker_count(), Order::Open(door));
+            *open = Some(Open { stop, ended });
         }
     }
 
     /// Accepts no more; connections wait for another process, or until this one accepts again.
-    pub(crate) fn shut(&self) {
-        for (_, task) in &mut *self.lock() {
-            task.take().inspect(AbortHandle::abort);
-        }
+    pub(crate) async fn shut(&self) {
+        let open: Vec<Open> = self.lock().iter_mut().filter_map(|(_, open)| open.take()).collect();
+        end_all(open).await;
     }
 
     /// Closes the TCP sockets: who connects is refused.
-    pub(crate) fn close_tcp(&self) {
-        self.lock().retain_mut(|(listener, task)| {
-            let stays = listener.port().is_none();
-            task.take_if(|_| !stays).inspect(AbortHandle::abort);
-            stays
-        });
+    pub(crate) async fn close_tcp(&self) {
+        let (tcp, others) = self.lock().drain(..).partition(|(listener, _)| listener.port().is_some());
+        *self.lock() = others;
+        let tcp: Vec<_> = tcp;
+        end_all(tcp.into_iter().filter_map(|(_, open)| open)).await;
     }
 
     pub(crate) fn listeners(&self) -> Vec<Arc<Listener>> {
@@ -251,6 +280,13 @@ impl Doors {
     /// The files of Unix sockets are another process's now, or, false, this one's again.
     pub(crate) fn leave_files(&self, leave: bool) {
         self.lock().iter().for_each(|(listener, _)| listener.shared.store(leave, Relaxed));
+    }
+}
+
+async fn end_all(open: impl IntoIterator<Item = Open>) {
+    for Open { stop, ended } in open {
+        drop(stop);
+        let _ = ended.await;
     }
 }
 
@@ -375,8 +411,18 @@ fn group_id(group: &str) -> io::Result<u32> {
     found.map(|g| g.gid.as_raw()).ok_or_else(unknown)
 }
 
-/// Accepts connections and gives each to the worker with the fewest, until the future is dropped.
-async fn accept(shared: Arc<Shared>, listener: Arc<Listener>) {
+/// Accepts connections and gives each to the worker with the fewest, until it is told to stop.
+pub(crate) async fn accept(worker: Rc<Worker>, mut door: Door) {
+    let accepting = accept_all(&worker, door.listener.clone());
+    tokio::select! {
+        biased;
+        _ = &mut door.stop => {}
+        () = accepting => {}
+    }
+}
+
+async fn accept_all(worker: &Rc<Worker>, listener: Arc<Listener>) {
+    let shared = &worker.shared;
     let acceptor = match Acceptor::new(&listener) {
         Ok(acceptor) => acceptor,
         Err(error) => return warn!("cannot watch {listener}: {error}"),
@@ -395,23 +441,37 @@ async fn accept(shared: Arc<Shared>, listener: Arc<Listener>) {
         let accepted = tokio::select! {
             biased;
             _ = suspended.wait_for(|suspended| *suspended) => continue,
-            accepted = acceptor.accept(&shared) => accepted,
+            accepted = acceptor.accept(shared) => accepted,
         };
-        match accepted {
-            Ok(mut accepted) => {
-                while accepted.takes_reserve() {
-                    pause(Errno::EMFILE.into()).await;
-                    accepted = accepted.renumber();
+        let assigned = match accepted {
+            Ok(stream) if stream.fd_number() < reserve() => assign(worker, stream),
+            Ok(stream) => match Accepted::from_stream(stream) {
+                Ok(mut accepted) => {
+                    while accepted.fd().as_raw_fd() >= reserve() {
+                        pause(Errno::EMFILE.into()).await;
+                        accepted = accepted.renumber();
+                    }
+                    accepted.into_stream().map_or(Ok(()), |stream| assign(worker, stream))
                 }
-                let workers = shared.workers.get().map_or(&[][..], Vec::as_slice);
-                if let Some(worker) = workers.iter().min_by_key(|w| w.load()) {
-                    worker.accept(accepted);
-                }
-            }
-            // Out of descriptors, most likely: connections wait in the backlog until some are closed.
-            Err(error) => pause(error).await,
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
+        };
+        // Out of descriptors, most likely: connections wait in the backlog until some are closed.
+        if let Err(error) = assigned {
+            pause(error).await;
         }
     }
+}
+
+/// Gives a connection to the worker with the fewest. It is counted before its worker has seen it, so that a burst is spread.
+fn assign(here: &Rc<Worker>, stream: Stream) -> io::Result<()> {
+    let workers = here.shared.workers.get().map_or(&[][..], Vec::as_slice);
+    match workers.iter().enumerate().min_by_key(|(_, worker)| worker.load()) {
+        Some((index, least)) if index != here.index => least.accept(Accepted::from_stream(stream)?),
+        _ => here.accept(stream),
+    }
+    Ok(())
 }
 
 /// A listening socket, watched by the event loop of the thread that accepts.
@@ -428,17 +488,16 @@ impl Acceptor {
         })
     }
 
-    /// The next connection, taken off this thread's event loop again.
-    async fn accept(&self, shared: &Shared) -> io::Result<Accepted> {
+    /// The next connection, watched by this thread's event loop.
+    async fn accept(&self, shared: &Shared) -> io::Result<Stream> {
         match self {
             Acceptor::Tcp(l) => {
                 let (stream, _) = l.accept().await?;
-                let stream = stream.into_std()?;
                 // A connection that was reset meanwhile takes no options; its worker will find out.
                 let _ = sockopt::apply(SockRef::from(&stream), &shared.config.load().socket);
-                Ok(Accepted::Tcp(stream))
+                Ok(Stream::Tcp(stream))
             }
-            Acceptor::Unix(l) => Ok(Accepted::Unix(l.accept().await?.0.into_std()?)),
+            Acceptor::Unix(l) => Ok(Stream::Unix(l.accept().await?.0)),
         }
     }
 }

@@ -84,7 +84,7 @@ impl Running {
             () = be_told_to_stop(&shared, &doors) => Ended::Stopped,
             () = handover::serve(&shared, &doors) => Ended::TakenOver,
         };
-        doors.shut();
+        doors.shut().await;
         drop(doors);
         keep_statistics.abort();
         shared.advance(Phase::Stopped);
@@ -101,7 +101,7 @@ impl Running {
 async fn be_told_to_stop(shared: &Shared, doors: &Doors) {
     let mut phase = shared.phase_changes.subscribe();
     let _ = phase.wait_for(|p| *p != Phase::Running).await;
-    doors.close_tcp(); // the Unix socket stays for the console until the end
+    doors.close_tcp().await; // the Unix socket stays for the console until the end
     tokio::select! {
         () = wait_for_the_end(shared) => {}
         () = drain(shared) => {}

@@ -24,7 +24,8 @@ use crate::error::Refusal;
 use crate::events::Throttle;
 use crate::handover::{self, Arriving, ListenAhead};
 use crate::lifecycle::Phase;
-use crate::listen::Accepted;
+use crate::listen::{self, Accepted, Door};
+use crate::net::Stream;
 use crate::pool::Pool;
 use crate::queries::Fingerprints;
 use crate::server::ServerInfo;
@@ -44,6 +45,8 @@ pub(crate) const READ_BUFFER: usize = 64 << 10;
 
 /// What a worker is told to do.
 pub(crate) enum Order {
+    /// Accept connections on a listening socket.
+    Open(Door),
     /// Admit a new connection.
     Accept(Accepted),
     /// Make a session of a client that comes from another process.
@@ -95,7 +98,7 @@ impl WorkerHandle {
         self.load.load(Relaxed)
     }
 
-    /// Counts a connection before its worker has seen it, so that a burst of them is spread.
+    /// Has it serve a connection that another worker has accepted.
     pub(crate) fn accept(&self, accepted: Accepted) {
         self.load.fetch_add(1, Relaxed);
         self.send(Order::Accept(accepted));
@@ -407,12 +410,25 @@ impl Worker {
         self.statement_grace.set(config.timeouts.statement_grace.as_micros() as u64);
     }
 
+    /// Serves a connection that it has accepted itself.
+    pub(crate) fn accept(self: &Rc<Self>, stream: Stream) {
+        self.load.fetch_add(1, Relaxed);
+        self.admit(stream);
+    }
+
+    /// Serves a connection that is counted as load.
+    fn admit(self: &Rc<Self>, stream: Stream) {
+        let leave = Leave(self.load.clone());
+        self.spawn(admit::admit(self.clone(), stream, leave));
+    }
+
     fn obey(self: &Rc<Self>, order: Order) {
         match order {
-            Order::Accept(accepted) => {
-                let leave = Leave(self.load.clone());
-                self.spawn(admit::admit(self.clone(), accepted, leave));
-            }
+            Order::Open(door) => self.spawn(listen::accept(self.clone(), door)),
+            Order::Accept(accepted) => match accepted.into_stream() {
+                Some(stream) => self.admit(stream),
+                None => drop(Leave(self.load.clone())),
+            },
             Order::Arrive(arriving) => {
                 let leave = Leave(self.load.clone());
                 self.spawn(handover::settle(self.clone(), *arriving, leave));

@@ -101,7 +101,7 @@ pub(crate) async fn serve(shared: &Arc<Shared>, doors: &Doors) {
             }
         }
         info!("another process takes over");
-        doors.shut();
+        doors.shut().await;
         doors.leave_files(true);
         let result = give_clients(shared, &stream, &mut inbox).await;
         match result {
