@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use pooler::config::{Database, Host, LoadBalance, OwnTimeLimits, Secret};
+use pooler::config::{ChannelBinding, Database, Host, LoadBalance, OwnTimeLimits, Secret};
 
 use crate::connstr;
 use crate::finding::{Place, Report, did_you_mean};
@@ -160,6 +160,16 @@ pub(crate) const KEYS: &[Key] = &[
         db.connect_query = Some(v.to_owned());
         Ok(())
     }),
+    key(
+        "server_channel_binding",
+        "`disable`, `prefer`, `require`",
+        "As the setting of that name. Not PgBouncer's.",
+        |db, v| {
+            let rule = channel_binding(&v.to_ascii_lowercase()).ok_or("disable, prefer or require")?;
+            db.channel_binding = Some(rule);
+            Ok(())
+        },
+    ),
     key("client_encoding", "text", STARTUP, |db, v| startup(db, "client_encoding", v)),
     key("datestyle", "text", STARTUP, |db, v| startup(db, "datestyle", v)),
     key("timezone", "text", STARTUP, |db, v| startup(db, "timezone", v)),
@@ -283,6 +293,7 @@ fn empty(name: &str) -> Database {
         times: OwnTimeLimits::default(),
         load_balance: LoadBalance::RoundRobin,
         connect_query: None,
+        channel_binding: None,
         startup: Vec::new(),
     }
 }
@@ -303,6 +314,15 @@ pub(crate) fn hosts(list: &str) -> Result<Vec<Host>, &'static str> {
             Some(_) => Ok(Host::Tcp(host.to_owned())),
         })
         .collect()
+}
+
+pub(crate) fn channel_binding(word: &str) -> Option<ChannelBinding> {
+    match word {
+        "disable" => Some(ChannelBinding::Disable),
+        "prefer" => Some(ChannelBinding::Prefer),
+        "require" => Some(ChannelBinding::Require),
+        _ => None,
+    }
 }
 
 fn startup(database: &mut Database, key: &'static str, value: &str) -> Result<(), &'static str> {

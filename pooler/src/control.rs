@@ -476,6 +476,10 @@ impl Control {
             let listed = [&old, &config].iter().any(|config| config.databases.contains_key(&db.name));
             let effect = plan.effect_on(if listed { &db.name } else { "*" });
             self.reload_database(&config, &db, effect);
+            for pool in db.pools().iter().filter(|pool| plan.changes_secret(pool)) {
+                pool.secret_changed();
+                self.pump(pool);
+            }
         }
         (0..self.shared.worker_count()).for_each(|worker| self.shared.order(worker, Order::Reloaded));
         plan

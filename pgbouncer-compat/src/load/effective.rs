@@ -215,6 +215,8 @@ fn server_rules(settings: &Values) -> ServerRules {
         lifetime: settings.time("server_lifetime"),
         idle_timeout: settings.time_limit("server_idle_timeout"),
         fast_close: settings.flag("server_fast_close"),
+        channel_binding: crate::databases::channel_binding(settings.text("server_channel_binding"))
+            .unwrap_or_default(),
     }
 }
 

@@ -373,6 +373,14 @@ pub const SETTINGS: &[Setting] = &[
          of PgBouncer.",
     ),
     choice(
+        "server_channel_binding",
+        "prefer",
+        &["disable", "prefer", "require"],
+        "Whether SCRAM logins to servers are bound to the certificate that the server has shown, so that nobody in between \
+         can pass them on: `prefer` where both sides can; `require`: a server that logs in the pooler in any other way is \
+         not believed. Not a setting of PgBouncer.",
+    ),
+    choice(
         "session_state",
         "preserve",
         &["preserve", "discard"],

@@ -133,6 +133,7 @@ fn every_setting_of_pgbouncer_with_its_default() {
             ("on_timeout", Some("disconnect"), true),
             ("query_stats", Some("500"), true),
             ("request_timeout", Some("0"), true),
+            ("server_channel_binding", Some("prefer"), true),
             ("session_state", Some("preserve"), true),
             ("statement_timeout", Some("0"), true),
             ("statement_timeout_grace", Some("5"), true),

@@ -15,6 +15,7 @@ pub use auth::{Auth, AuthMethod, Secret, Userlist};
 pub use pool::{
     CheckQuery, Database, Host, LoadBalance, PoolMode, PoolSizes, ServerRules, SessionState, Share, User,
 };
+pub use protocol::auth::scram::ChannelBinding;
 pub use timeouts::{Application, OnTimeout, OwnTimeLimits, TimeLimits, Timeouts};
 
 /// Everything a running pooler needs to know. Shared as `Arc<Config>`; a reload replaces the whole value.
