@@ -1,6 +1,9 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
 /// Who may log in, and how.
 #[derive(Debug, Clone)]
 pub struct Auth {
@@ -35,14 +38,15 @@ pub enum AuthMethod {
 #[derive(Debug, Clone, Default)]
 pub struct Userlist(pub HashMap<String, Secret>);
 
-/// A secret as stored; its kind is told from its text (`md5…`, `SCRAM-SHA-256$…`, otherwise plain).
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+/// A secret as stored; its kind is told from its text (`md5…`, `SCRAM-SHA-256$…`, otherwise plain). It is wiped when it is
+/// dropped, and compared in constant time.
+#[derive(Clone)]
+pub struct Secret(Zeroizing<String>);
 
 impl Secret {
     /// Takes the text as it stands in the file.
     pub fn new(text: impl Into<String>) -> Secret {
-        Secret(text.into())
+        Secret(Zeroizing::new(text.into()))
     }
 
     /// The text. Never log it.
@@ -50,6 +54,14 @@ impl Secret {
         &self.0
     }
 }
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Secret) -> bool {
+        self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
+    }
+}
+
+impl Eq for Secret {}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -22,6 +22,7 @@ use protocol::sqlstate::SqlState;
 use protocol::startup;
 use socket2::SockRef;
 use tokio::net::{TcpStream, UnixStream};
+use zeroize::Zeroizing;
 
 use super::{IdleServer, Server, ServerInfo, ServerState, own};
 use crate::config::{Host, Secret};
@@ -275,7 +276,7 @@ async fn authenticate(pool: &Arc<Pool>, conversation: &mut Conversation) -> Resu
         let request = request.map_err(|_| {
             ConnectError::Login("the server wants an authentication method that is not supported")
         })?;
-        let mut out = Vec::new();
+        let mut out = Zeroizing::new(Vec::new()); // it may hold a password
         match request {
             AuthRequest::Ok => return scram.may_end(binding),
             AuthRequest::CleartextPassword | AuthRequest::Md5Password { .. }

@@ -116,8 +116,9 @@ pub fn decode_password(body: &[u8]) -> Result<&[u8], AuthError> {
     if password.contains(&0) { Err(AuthError::Malformed) } else { Ok(password) }
 }
 
-/// Appends a `PasswordMessage`.
+/// Appends a `PasswordMessage`. The buffer grows before that, so that it leaves no copy of the password behind.
 pub fn encode_password(out: &mut Vec<u8>, password: &[u8]) {
+    out.reserve(password.len() + 16);
     put(out, b'p', |body| put_cstr(body, password));
 }
 

@@ -224,6 +224,17 @@ pub fn salt_for(user: &str, process_secret: &[u8]) -> [u8; SALT_LEN] {
     std::array::from_fn(|i| digest[i])
 }
 
+/// Something to know secrets by without having them: the same for the same parts, and of no use to who does not know the
+/// process's own secret.
+pub fn fingerprint(process_secret: &[u8], parts: &[&[u8]]) -> [u8; KEY_LEN] {
+    let mut mac = keyed(process_secret);
+    for part in parts {
+        mac.update(&(part.len() as u64).to_be_bytes());
+        mac.update(part);
+    }
+    mac.finalize().into_bytes().into()
+}
+
 /// Why an exchange failed. Only for logs: the peer is told nothing but that it failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScramError {
