@@ -14,7 +14,8 @@ pub(crate) fn pairs(text: &str) -> Result<Vec<(&str, String)>, String> {
         }
         let Some(value) = behind.trim_start_matches(is_blank).strip_prefix('=') else {
             // The rest of a password that has blanks and no quotes is not shown.
-            let behind_password = pairs.last().is_some_and(|(last, _): &(&str, String)| last.contains("password"));
+            let behind_password =
+                pairs.last().is_some_and(|(last, _): &(&str, String)| last.contains("password"));
             let word = if behind_password { "the word behind the password" } else { key };
             return Err(format!("expected = behind {word}; a value with blanks stands in single quotes"));
         };

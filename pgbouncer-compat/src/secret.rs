@@ -102,9 +102,11 @@ fn expand(
 fn of_variable(name: &str, variable: &dyn Fn(&str) -> Result<String, String>) -> Result<String, String> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if name.is_empty() || !name.chars().all(is_name) {
-        return Err("between %{ and } stands the name of an environment variable, or file:PATH; write %%{ for %{ \
+        return Err(
+            "between %{ and } stands the name of an environment variable, or file:PATH; write %%{ for %{ \
                     itself"
-            .into());
+                .into(),
+        );
     }
     let text = variable(name).map_err(|error| format!("environment variable {name}: {error}"))?;
     if text.is_empty() { Err(format!("environment variable {name} is empty")) } else { Ok(text) }
@@ -132,7 +134,8 @@ pub(crate) fn warn_of_open_files(report: &mut Report) {
         if mode & 0o006 != 0 {
             let can = if mode & 0o002 != 0 { "written" } else { "read" };
             let message = format!("a file with secrets can be {can} by every user of this machine");
-            let advice = format!("its permissions are {:04o}; chmod o= takes them from others", mode & 0o7777);
+            let advice =
+                format!("its permissions are {:04o}; chmod o= takes them from others", mode & 0o7777);
             report.warn(&Place { file, line: None }, message, advice);
         }
     }
@@ -189,7 +192,12 @@ mod tests {
             ("%%%{PW}", "%%{PW}", true, 0),
             ("%{file:/run/pw}", "from file", false, 1),
             ("%{file:/run/windows}", "from file", false, 1),
-            ("ldapurl=\"x\" ldapbindpasswd=\"%{file:/run/pw}\"", "ldapurl=\"x\" ldapbindpasswd=\"from file\"", true, 1),
+            (
+                "ldapurl=\"x\" ldapbindpasswd=\"%{file:/run/pw}\"",
+                "ldapurl=\"x\" ldapbindpasswd=\"from file\"",
+                true,
+                1,
+            ),
         ] {
             assert_eq!(expanded(value), Ok((text.to_owned(), literal, files)), "{value}");
         }

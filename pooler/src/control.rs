@@ -13,6 +13,7 @@ use crate::blockers::{self, BlockerRow};
 use crate::config::Config;
 use crate::error::Refusal;
 use crate::lifecycle::Phase;
+pub use crate::newcomers::NewcomerCounts;
 use crate::pool::{Db, Pool, PoolRules};
 use crate::queries::QueryRow;
 use crate::reload::{self, Effect, Plan};
@@ -143,6 +144,11 @@ impl Control {
     /// Every client that keeps its server between transactions, by number.
     pub fn pins(&self) -> Vec<PinRow> {
         snapshot::pins(&self.shared)
+    }
+
+    /// Connections that have not logged in, and what failed logins have led to.
+    pub fn newcomers(&self) -> NewcomerCounts {
+        self.shared.newcomers.counts(self.shared.clock.micros())
     }
 
     /// What was ended, cancelled or refused, by pool; without one, first.

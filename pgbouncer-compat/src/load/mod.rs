@@ -229,14 +229,7 @@ impl Draft {
         }
     }
 
-    fn setting(
-        &mut self,
-        name: &str,
-        value: &str,
-        place: &Place,
-        read_file: ReadFile,
-        report: &mut Report,
-    ) {
+    fn setting(&mut self, name: &str, value: &str, place: &Place, read_file: ReadFile, report: &mut Report) {
         if let Some(first) = self.settings.place(name) {
             let advice = format!("it takes the place of the value in {first}");
             report.warn(place, format!("{name} is set again"), advice);
@@ -276,7 +269,8 @@ impl Draft {
         let mut named = BTreeMap::new();
         let mut fallback = None;
         for (name, value, place) in &self.databases {
-            let Some(database) = databases::parse(name, value, unix_socket_dir, place, read_file, report) else {
+            let Some(database) = databases::parse(name, value, unix_socket_dir, place, read_file, report)
+            else {
                 continue;
             };
             let database = Arc::new(database);

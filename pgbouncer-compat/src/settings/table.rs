@@ -275,6 +275,13 @@ pub const SETTINGS: &[Setting] = &[
          percent no more than ten a second for each worker. What that finds is logged as a warning with the statements. \
          Not a setting of PgBouncer.",
     ),
+    seconds(
+        "auth_failure_delay",
+        "0.1",
+        "How long the answer to an address's second failed login in a row waits; it doubles with every further one, up to 5 \
+         s, and one failure is forgiven every 10 s. 0: no answer waits. A right password never does. Not a setting of \
+         PgBouncer.",
+    ),
     int(
         "buffer_limit",
         "1073741824",
@@ -336,6 +343,18 @@ pub const SETTINGS: &[Setting] = &[
         "16",
         "Server connections that may be opening at the same time to one host, for all pools together; 0: no limit. Where \
          the last attempt has not reached the host it is one. Not a setting of PgBouncer.",
+    ),
+    connections(
+        "max_login_clients",
+        "0",
+        "Connections that have not logged in yet, in all; 0: `max_client_conn` and a hundred more. Beyond it they are \
+         refused (`53300`) unheard. Not a setting of PgBouncer.",
+    ),
+    connections(
+        "max_login_clients_per_address",
+        "0",
+        "Connections from one address that have not logged in yet; 0: no limit, but after several failed logins there are \
+         16. Not a setting of PgBouncer.",
     ),
     connections(
         "max_pins_per_pool",

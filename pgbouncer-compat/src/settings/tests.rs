@@ -119,6 +119,7 @@ fn every_setting_of_pgbouncer_with_its_default() {
         ours[PGBOUNCER.len()..],
         [
             ("audit_sample", Some("0.1"), true),
+            ("auth_failure_delay", Some("0.1"), true),
             ("buffer_limit", Some("1073741824"), true),
             ("client_buffer_limit", Some("67108864"), true),
             ("client_gone_cancel", Some("1"), true),
@@ -128,6 +129,8 @@ fn every_setting_of_pgbouncer_with_its_default() {
             ("http_listen", Some(""), true),
             ("log_format", Some("text"), true),
             ("max_connecting", Some("16"), true),
+            ("max_login_clients", Some("0"), true),
+            ("max_login_clients_per_address", Some("0"), true),
             ("max_pins_per_pool", Some("0"), true),
             ("max_waiting_clients", Some("0"), true),
             ("on_timeout", Some("disconnect"), true),

@@ -110,7 +110,7 @@ async fn prove(
 ) -> Result<Proven, Denied> {
     let credential = credential::find(arrival, config, startup, spec).await?;
     let method = rules::method(arrival, config, startup)?;
-    let keys = answer(arrival, config, method, &credential).await?;
+    let keys = answer(arrival, config, method, &credential).await.map_err(Denied::of_proof)?;
     Ok(Proven { user: credential.user, keys })
 }
 

@@ -1,5 +1,7 @@
 use std::collections::HashMap;
 use std::fmt;
+use std::num::NonZeroU32;
+use std::time::Duration;
 
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -17,6 +19,19 @@ pub struct Auth {
     pub stats_users: Vec<String>,
     /// PBKDF2 rounds of verifiers made here (plain secrets and unknown users).
     pub scram_iterations: u32,
+    /// Connections that have not logged in, and what failures cost.
+    pub logins: LoginLimits,
+}
+
+/// What holds for connections until they have logged in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoginLimits {
+    /// Such connections in all.
+    pub most: usize,
+    /// Such connections from one address.
+    pub most_of_address: Option<NonZeroU32>,
+    /// How long the answer to an address's second failure in a row waits; it doubles from there. Zero: none waits.
+    pub failure_delay: Duration,
 }
 
 /// `auth_type`.
