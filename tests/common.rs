@@ -9,10 +9,13 @@ use support::postgres::{Database, Postgres, USER};
 use support::wait::eventually;
 use support::wire::{Client, Target};
 
-/// pgferry, or the pooler that `POOLER_BIN` names (`/usr/sbin/pgbouncer`, to see whether a test is right).
+/// pgferry, or the pooler that `POOLER_BIN` names (`/usr/sbin/pgbouncer`, to see whether a test is right). Failed logins are
+/// not slowed: all tests come from one address.
 pub(crate) fn pooler() -> PoolerBuilder {
-    let binary = std::env::var_os("POOLER_BIN").map(PathBuf::from);
-    PoolerBuilder::new(binary.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_pgferry"))))
+    match std::env::var_os("POOLER_BIN").map(PathBuf::from) {
+        Some(binary) => PoolerBuilder::new(binary),
+        None => PoolerBuilder::new(env!("CARGO_BIN_EXE_pgferry")).setting("auth_failure_delay", 0),
+    }
 }
 
 /// A pooler in front of one database of the shared cluster.

@@ -1,5 +1,8 @@
 use protocol::auth::md5::Md5Secret;
-use protocol::auth::scram::{AwaitProof, AwaitServerFirst, Keys, NONCE_LEN, Verifier, derive, salt_for};
+use protocol::auth::scram::{
+    Accepted, AwaitProof, AwaitServerFirst, ChannelBinding, Choice, Keys, MECHANISM, MECHANISM_PLUS,
+    NONCE_LEN, Offer, Verifier, derive, salt_for,
+};
 use protocol::auth::{AuthRequest, SaslInitialResponse, SecretKind, decode_password};
 
 use crate::input::Input;
@@ -25,22 +28,38 @@ fn stored() -> (Keys, Verifier) {
     (keys, verifier)
 }
 
+/// What a certificate hashes to.
+const END_POINT: &[u8] = &[7; 32];
+
+fn accepted(offer: Offer<'static>, mechanism: &str) -> Accepted<'static> {
+    offer.accept(mechanism.as_bytes()).expect("a mechanism that is offered")
+}
+
+fn unbound() -> Accepted<'static> {
+    accepted(Offer::new(None), MECHANISM)
+}
+
 fn arbitrary(message: &[u8]) {
     let (keys, verifier) = stored();
-    if let Ok((server, server_first)) = AwaitProof::start(message, &verifier, NONCE) {
-        assert!(server_first.starts_with("r="));
-        assert!(server.client_final(message).is_err(), "accepted without a password");
+    let bindable = Offer::new(Some(END_POINT));
+    for accepted in [unbound(), accepted(bindable, MECHANISM), accepted(bindable, MECHANISM_PLUS)] {
+        if let Ok((server, server_first)) = AwaitProof::start(accepted, message, &verifier, NONCE) {
+            assert!(server_first.starts_with("r="));
+            assert!(accepted.is_bound() == message.starts_with(b"p=tls-server-end-point,"));
+            assert!(server.client_final(message).is_err(), "accepted without a password");
+        }
     }
-    let (client, client_first) = AwaitServerFirst::start(NONCE);
-    let (server, server_first) =
-        AwaitProof::start(client_first.as_bytes(), &verifier, NONCE).expect("a first message made here");
+    let _ = bindable.accept(message);
+    let (client, client_first) = AwaitServerFirst::start(Choice::UNBOUND, NONCE);
+    let (server, server_first) = AwaitProof::start(unbound(), client_first.as_bytes(), &verifier, NONCE)
+        .expect("a first message made here");
     assert!(server.client_final(message).is_err(), "accepted without a password");
     let (client, _) =
         client.server_first(server_first.as_bytes()).expect("a challenge made here").prove(&keys);
     assert!(client.server_final(message).is_err(), "believed a server without the password");
 
     // With the right nonce in front, a challenge gets further.
-    let (client, client_first) = AwaitServerFirst::start(NONCE);
+    let (client, client_first) = AwaitServerFirst::start(Choice::UNBOUND, NONCE);
     let nonce = client_first.split_once("r=").map_or("", |(_, nonce)| nonce);
     let challenge = [b"r=", nonce.as_bytes(), message].concat();
     if let Ok(client) = client.server_first(&challenge) {
@@ -52,19 +71,23 @@ fn arbitrary(message: &[u8]) {
 /// The messages in their order; one of them is changed.
 fn exchange(mut input: Input) {
     let (keys, verifier) = stored();
-    let which = input.byte() % 4;
+    let which = input.byte() % 8;
     let mut transmit = |number: u8, message: String| {
         let mut bytes = message.into_bytes();
         let original = bytes.clone();
-        while number == which && !input.is_empty() {
+        while number == which / 2 && !input.is_empty() {
             edit(&mut bytes, &mut input);
         }
         let changed = bytes != original;
         (bytes, changed, original)
     };
-    let (client, message) = AwaitServerFirst::start(NONCE);
+    let end_point = which.is_multiple_of(2).then_some(END_POINT);
+    let offer = Offer::new(end_point);
+    let choice = Choice::of(&offer.mechanisms(), end_point, ChannelBinding::Prefer).expect("what is offered");
+    let accepted = accepted(offer, choice.mechanism());
+    let (client, message) = AwaitServerFirst::start(choice, NONCE);
     let (message, first_changed, _) = transmit(0, message);
-    let Ok((server, message)) = AwaitProof::start(&message, &verifier, NONCE) else { return };
+    let Ok((server, message)) = AwaitProof::start(accepted, &message, &verifier, NONCE) else { return };
     let (message, challenge_changed, _) = transmit(1, message);
     let Ok(client) = client.server_first(&message) else { return };
     let (client, message) = client.prove(&keys);
@@ -75,7 +98,7 @@ fn exchange(mut input: Input) {
         return;
     };
     assert!(!changed, "accepted a changed exchange");
-    assert!(Keys::pass_through(proved.client_key, &verifier) == keys);
+    assert!(Keys::pass_through(&proved.client_key, &verifier) == keys);
     let (message, _, original) = transmit(3, proved.server_final);
     match client.server_final(&message) {
         // Extensions are all that may follow a signature, and nothing signs them.
@@ -136,8 +159,8 @@ pub(crate) fn corpus() -> Vec<Vec<u8>> {
         "p\u{fc}\u{301}\u{2168}\u{ad}".as_bytes(),
     ];
     let mut corpus: Vec<Vec<u8>> = arbitrary.iter().map(|m| [&[0], *m].concat()).collect();
-    corpus.extend((0..4).map(|which| vec![1, which]));
-    corpus.extend((0..4).map(|which| vec![1, which, 0, 40, b'A']));
+    corpus.extend((0..8).map(|which| vec![1, which]));
+    corpus.extend((0..8).map(|which| vec![1, which, 0, 40, b'A']));
     corpus.extend(around.iter().map(|m| [&[2], *m].concat()));
     corpus.push([&[2], verifier.to_string().as_bytes()].concat());
     corpus

@@ -13,7 +13,11 @@ pub(crate) fn pairs(text: &str) -> Result<Vec<(&str, String)>, String> {
             return Err("the name before = is missing".into());
         }
         let Some(value) = behind.trim_start_matches(is_blank).strip_prefix('=') else {
-            return Err(format!("expected = behind {key}; a value with blanks stands in single quotes"));
+            // The rest of a password that has blanks and no quotes is not shown.
+            let behind_password =
+                pairs.last().is_some_and(|(last, _): &(&str, String)| last.contains("password"));
+            let word = if behind_password { "the word behind the password" } else { key };
+            return Err(format!("expected = behind {word}; a value with blanks stands in single quotes"));
         };
         let (value, behind) = value_of(key, value.trim_start_matches(is_blank))?;
         if value.is_empty() {
@@ -81,6 +85,10 @@ mod tests {
         for (text, expected) in [
             ("host", "expected = behind host; a value with blanks stands in single quotes"),
             ("host a", "expected = behind host; a value with blanks stands in single quotes"),
+            (
+                "password=my secret",
+                "expected = behind the word behind the password; a value with blanks stands in single quotes",
+            ),
             ("=a", "the name before = is missing"),
             ("host=", "host has no value; leave it out instead"),
             ("host=''", "host has no value; leave it out instead"),

@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
-use pooler::config::{Database, Host, LoadBalance, OwnTimeLimits, Secret};
+use pooler::config::{ChannelBinding, Database, Host, LoadBalance, OwnTimeLimits, Secret};
 
 use crate::connstr;
 use crate::finding::{Place, Report, did_you_mean};
+use crate::ini::ReadFile;
 use crate::limits;
+use crate::secret;
 use crate::users;
 use crate::value::{self, Unit};
 
@@ -26,6 +28,10 @@ pub(crate) struct Key {
 enum Set {
     /// Or what is wrong with the value, as a phrase to follow "expected".
     Value(fn(&mut Database, &str) -> Result<(), &'static str>),
+    /// A secret, which may refer to where it stands.
+    Secret(fn(&mut Database, Secret)),
+    /// The file that holds a secret.
+    SecretFile(fn(&mut Database, Secret)),
     /// PgBouncer knows it, this version can't honour it.
     NotYet,
 }
@@ -64,10 +70,18 @@ pub(crate) const KEYS: &[Key] = &[
             Ok(())
         },
     ),
-    key("password", "text", "Password of `user`; without it, that user's secret in `auth_file`.", |db, v| {
-        db.password = Some(Secret::new(v));
-        Ok(())
-    }),
+    Key {
+        name: "password",
+        value: "text, `%{VARIABLE}`, `%{file:PATH}`",
+        help: "Password of `user`; without it, that user's secret in `auth_file`. See [secrets](authentication.md#secrets).",
+        set: Set::Secret(|db, secret| db.password = Some(secret)),
+    },
+    Key {
+        name: "password_file",
+        value: "path",
+        help: "File that holds the password of `user` and nothing else; read again at `RELOAD`. Not PgBouncer's.",
+        set: Set::SecretFile(|db, secret| db.password = Some(secret)),
+    },
     not_yet("auth_user", "User who runs `auth_query` for this database."),
     not_yet("auth_query", "Query that fetches a user's secret, for this database."),
     not_yet("auth_dbname", "Database in which `auth_query` runs."),
@@ -160,6 +174,16 @@ pub(crate) const KEYS: &[Key] = &[
         db.connect_query = Some(v.to_owned());
         Ok(())
     }),
+    key(
+        "server_channel_binding",
+        "`disable`, `prefer`, `require`",
+        "As the setting of that name. Not PgBouncer's.",
+        |db, v| {
+            let rule = channel_binding(&v.to_ascii_lowercase()).ok_or("disable, prefer or require")?;
+            db.channel_binding = Some(rule);
+            Ok(())
+        },
+    ),
     key("client_encoding", "text", STARTUP, |db, v| startup(db, "client_encoding", v)),
     key("datestyle", "text", STARTUP, |db, v| startup(db, "datestyle", v)),
     key("timezone", "text", STARTUP, |db, v| startup(db, "timezone", v)),
@@ -187,6 +211,7 @@ pub(crate) fn parse(
     text: &str,
     unix_socket_dir: Option<&str>,
     place: &Place,
+    read_file: ReadFile,
     report: &mut Report,
 ) -> Option<Database> {
     if CONSOLE.contains(&name) {
@@ -205,8 +230,13 @@ pub(crate) fn parse(
         }
     };
     let mut database = empty(name);
-    for (key, value) in pairs {
-        set(&mut database, key, &value, place, report);
+    let has = |name: &str| pairs.iter().any(|(key, _)| *key == name);
+    if has("password") && has("password_file") {
+        let message = format!("database {name} has both password and password_file");
+        report.fault(place, message, "leave one of them out");
+    }
+    for (key, value) in &pairs {
+        set(&mut database, key, value, place, read_file, report);
     }
     if database.host_text.is_none() {
         match unix_socket_dir {
@@ -233,12 +263,31 @@ pub(crate) fn parse(
 const MAX_NAME: usize = 63;
 const STARTUP_ORDER: [&str; 4] = ["client_encoding", "datestyle", "timezone", "application_name"];
 
-fn set(database: &mut Database, key: &str, value: &str, place: &Place, report: &mut Report) {
+fn set(
+    database: &mut Database,
+    key: &str,
+    value: &str,
+    place: &Place,
+    read_file: ReadFile,
+    report: &mut Report,
+) {
     let name = database.name.clone();
     let own = limits::OWN.iter().find(|row| row.name == key);
     let set = match (own, KEYS.iter().find(|row| row.name == key).map(|row| &row.set)) {
         (Some(own), _) => (own.set)(&mut database.times, value),
         (None, Some(Set::Value(set))) => set(database, value),
+        (None, Some(Set::Secret(set))) => {
+            let named = format!("{key} of database {name}");
+            let secret = secret::resolve(&named, value, place, read_file, report);
+            secret.into_iter().for_each(|text| set(database, Secret::new(text)));
+            return;
+        }
+        (None, Some(Set::SecretFile(set))) => {
+            let named = format!("{key} of database {name}");
+            let secret = secret::from_file(&named, value, place, read_file, report);
+            secret.into_iter().for_each(|text| set(database, Secret::new(text)));
+            return;
+        }
         (None, Some(Set::NotYet)) => {
             let message = format!("{key} of database {name} is not implemented in this version");
             report.fault(place, message, format!("{key} = {value} would have no effect; leave it out"));
@@ -283,6 +332,7 @@ fn empty(name: &str) -> Database {
         times: OwnTimeLimits::default(),
         load_balance: LoadBalance::RoundRobin,
         connect_query: None,
+        channel_binding: None,
         startup: Vec::new(),
     }
 }
@@ -303,6 +353,15 @@ pub(crate) fn hosts(list: &str) -> Result<Vec<Host>, &'static str> {
             Some(_) => Ok(Host::Tcp(host.to_owned())),
         })
         .collect()
+}
+
+pub(crate) fn channel_binding(word: &str) -> Option<ChannelBinding> {
+    match word {
+        "disable" => Some(ChannelBinding::Disable),
+        "prefer" => Some(ChannelBinding::Prefer),
+        "require" => Some(ChannelBinding::Require),
+        _ => None,
+    }
 }
 
 fn startup(database: &mut Database, key: &'static str, value: &str) -> Result<(), &'static str> {

@@ -1,5 +1,6 @@
 //! What is wrong with a configuration, where, and what to do about it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -64,6 +65,8 @@ impl std::error::Error for Faults {}
 pub(crate) struct Report {
     pub(crate) faults: Vec<Finding>,
     pub(crate) warnings: Vec<Finding>,
+    /// Files that hold secrets, to be looked at when all is read.
+    pub(crate) secrets: BTreeSet<Arc<Path>>,
 }
 
 impl Report {

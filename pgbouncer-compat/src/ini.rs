@@ -9,6 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use crate::finding::{Place, Report};
 
 /// How a file's bytes are fetched; tests hand in files that do not exist.
@@ -45,7 +47,7 @@ impl Scan<'_> {
     /// `from` is the line that asks for the file.
     fn file(&mut self, path: &Path, from: &Place) {
         let bytes = match (self.read_file)(path) {
-            Ok(bytes) => bytes,
+            Ok(bytes) => Zeroizing::new(bytes),
             Err(error) => {
                 let message = format!("could not load file \"{}\": {}", path.display(), reason(&error));
                 return self.report.fault(from, message, "");

@@ -21,6 +21,7 @@ mod load;
 mod manual;
 mod peers;
 mod reference;
+mod secret;
 pub mod settings;
 pub mod texts;
 mod userlist;

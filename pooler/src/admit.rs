@@ -25,6 +25,7 @@ use crate::error::Refusal;
 use crate::handover::Whence;
 use crate::lifecycle::Phase;
 use crate::net::{Conversation, Peer, Stream};
+use crate::newcomers::{Crowded as LoginsCrowded, Origin, TIME_TO_TELL};
 use crate::params::ParamSet;
 use crate::pool::{Counting, Crowded, Db, Grant, NotConfigured, Pool, PoolRules, User, Welcome};
 use crate::shared::Shared;
@@ -49,8 +50,20 @@ const MAX_LOGIN_MESSAGE: u32 = 64 << 10;
 pub(super) enum Denied {
     /// The client is told why.
     Refused(Refusal),
+    /// It has not proven who it is, and is told so.
+    Failed(Refusal),
     /// Nobody is there to be told, or nothing is to be said.
     Silent,
+}
+
+impl Denied {
+    /// The same, where a proof was refused: it was a failure, whatever was wrong with it.
+    fn of_proof(self) -> Denied {
+        match self {
+            Denied::Refused(refusal) | Denied::Failed(refusal) => Denied::Failed(refusal),
+            Denied::Silent => Denied::Silent,
+        }
+    }
 }
 
 impl From<Refusal> for Denied {
@@ -101,9 +114,24 @@ pub(crate) async fn admit(worker: Rc<Worker>, stream: Stream, leave: Leave) {
     };
     let (id, since) = (arrival.id, arrival.since);
     shared.clients.arrives(id, Arriving { remote, local, since });
-    let limit = shared.config.load().timeouts.client_login;
-    let outcome = within(limit, arrival.log_in(), "client_login_timeout").await;
+    let config = shared.config.load_full();
+    let origin = Origin::of(remote, &arrival.conversation.stream);
+    let newcomer = match shared.newcomers.enter(origin, &config.auth.logins, since) {
+        Ok(newcomer) => newcomer,
+        Err(crowded) => {
+            arrival.tell(crowded).await;
+            return shared.clients.has_arrived(id);
+        }
+    };
+    let outcome = within(config.timeouts.client_login, arrival.log_in(), "client_login_timeout").await;
+    drop(config);
     shared.clients.has_arrived(id);
+    if let Err(Denied::Failed(_)) = &outcome {
+        // Also if it leaves meanwhile: it would know by then that its guess was wrong.
+        let delay = newcomer.failed(shared.clock.micros(), &shared.config.load().auth.logins);
+        tokio::time::sleep(delay).await;
+    }
+    drop(newcomer);
     // Boxed, as is what follows the start-up packet: who says nothing would otherwise have room for all of it.
     match outcome {
         Ok(Login::Session(session)) => Box::pin(arrival.start_session(*session)).await,
@@ -366,13 +394,24 @@ impl Arrival {
         }
     }
 
+    /// One that may not log in now is told so, unless that is being done for many. A cancel request is carried out.
+    async fn tell(mut self, crowded: LoginsCrowded) {
+        let shared = self.worker.shared.clone();
+        let Some(_telling) = shared.newcomers.tells() else {
+            return shared.events.count(Refusal::from(crowded).reason());
+        };
+        if let Ok(Ok(Some(_))) = tokio::time::timeout(TIME_TO_TELL, self.read_startup()).await {
+            self.turn_away(Refusal::from(crowded).into()).await;
+        }
+    }
+
     async fn turn_away(mut self, denied: Denied) {
         let config = self.worker.shared.config.load_full();
         let reason = match &denied {
-            Denied::Refused(refusal) => refusal.text().to_owned(),
+            Denied::Refused(refusal) | Denied::Failed(refusal) => refusal.text().to_owned(),
             Denied::Silent => "client unexpected eof".to_owned(),
         };
-        if let Denied::Refused(refusal) = &denied {
+        if let Denied::Refused(refusal) | Denied::Failed(refusal) = &denied {
             self.worker.shared.events.count(refusal.reason());
             if config.log.pooler_errors {
                 warn!(peer = %self.label(), "pooler error: {reason}");

@@ -13,6 +13,7 @@ use crate::blockers::{self, BlockerRow};
 use crate::config::Config;
 use crate::error::Refusal;
 use crate::lifecycle::Phase;
+pub use crate::newcomers::NewcomerCounts;
 use crate::pool::{Db, Pool, PoolRules};
 use crate::queries::QueryRow;
 use crate::reload::{self, Effect, Plan};
@@ -143,6 +144,11 @@ impl Control {
     /// Every client that keeps its server between transactions, by number.
     pub fn pins(&self) -> Vec<PinRow> {
         snapshot::pins(&self.shared)
+    }
+
+    /// Connections that have not logged in, and what failed logins have led to.
+    pub fn newcomers(&self) -> NewcomerCounts {
+        self.shared.newcomers.counts(self.shared.clock.micros())
     }
 
     /// What was ended, cancelled or refused, by pool; without one, first.
@@ -476,6 +482,10 @@ impl Control {
             let listed = [&old, &config].iter().any(|config| config.databases.contains_key(&db.name));
             let effect = plan.effect_on(if listed { &db.name } else { "*" });
             self.reload_database(&config, &db, effect);
+            for pool in db.pools().iter().filter(|pool| plan.changes_secret(pool)) {
+                pool.secret_changed();
+                self.pump(pool);
+            }
         }
         (0..self.shared.worker_count()).for_each(|worker| self.shared.order(worker, Order::Reloaded));
         plan

@@ -37,6 +37,7 @@ mod lifecycle;
 mod listen;
 mod names;
 mod net;
+mod newcomers;
 mod notify;
 mod params;
 mod peers;

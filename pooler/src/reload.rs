@@ -9,6 +9,7 @@ use crate::config::{
     Application, Config, Database, LoadBalance, OnTimeout, OwnTimeLimits, PeerInstance, SessionState, Share,
     User,
 };
+use crate::pool::Pool;
 
 /// What a change does, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +82,15 @@ impl Plan {
     pub(crate) fn effect_on(&self, database: &str) -> Option<Effect> {
         let changes = self.0.iter().filter(|change| change.kind == "database" && change.name == database);
         changes.map(|change| change.effect).max_by_key(|effect| *effect as u8)
+    }
+
+    /// The secret with which a pool logs in is another one.
+    pub(crate) fn changes_secret(&self, pool: &Pool) -> bool {
+        self.0.iter().any(|change| match (change.kind, change.key) {
+            ("secret", _) => change.name == pool.user.name,
+            ("database", "password") => change.name == pool.db.name || change.name == "*",
+            _ => false,
+        })
     }
 
     /// Notes the differences between two values of something.
@@ -212,6 +222,7 @@ fn database(database: &Database) -> Parts {
         times: own,
         load_balance,
         connect_query,
+        channel_binding,
         startup,
     } = database;
     use Part::{Plain, Secret, Server};
@@ -227,6 +238,7 @@ fn database(database: &Database) -> Parts {
         ("user", user.clone(), Server),
         ("password", password.as_ref().map(|password| password.reveal().to_owned()), Secret),
         ("connect_query", connect_query.clone(), Server),
+        ("server_channel_binding", channel_binding.map(|rule| format!("{rule:?}").to_lowercase()), Server),
         ("load_balance_hosts", balance, Server),
         ("startup", (!startup.is_empty()).then(|| startup.join(", ")), Server),
         ("pool_size", limit(pool_size), Plain),

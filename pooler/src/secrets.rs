@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use protocol::auth::scram::{self, Keys, Verifier};
 use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
 
 /// `N` random bytes.
 pub(crate) fn random<const N: usize>() -> [u8; N] {
@@ -17,20 +18,22 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-/// What a key was derived from.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Origin {
-    user: String,
-    password: String,
-    salt: Vec<u8>,
+/// What a key is derived from.
+struct Origin<'a> {
+    user: &'a str,
+    password: &'a [u8],
+    salt: &'a [u8],
     iterations: u32,
 }
 
+/// What an origin is known by: passwords themselves are not kept.
+type Fingerprint = [u8; scram::KEY_LEN];
+
 /// Derived keys, by what they were derived from.
 pub(crate) struct Secrets {
-    /// Makes the salts of users that have no verifier, known or not.
-    process: [u8; 32],
-    derived: Mutex<HashMap<Origin, Keys>>,
+    /// Makes the salts of users that have no verifier, known or not, and fingerprints.
+    process: Zeroizing<[u8; 32]>,
+    derived: Mutex<HashMap<Fingerprint, Keys>>,
     /// One derivation at a time: a burst of logins takes one core at most, and the queries of others have the rest.
     turn: Semaphore,
 }
@@ -40,7 +43,7 @@ const MOST_DERIVED: usize = 4096;
 
 impl Secrets {
     pub(crate) fn new() -> Secrets {
-        Secrets { process: random(), derived: Mutex::default(), turn: Semaphore::new(1) }
+        Secrets { process: Zeroizing::new(random()), derived: Mutex::default(), turn: Semaphore::new(1) }
     }
 
     /// The keys of a password for a salt. PBKDF2 runs on a thread of its own the first time; `None` if the
@@ -52,35 +55,27 @@ impl Secrets {
         salt: &[u8],
         iterations: u32,
     ) -> Option<Keys> {
-        let origin = Origin {
-            user: user.to_owned(),
-            password: password.to_owned(),
-            salt: salt.to_owned(),
-            iterations,
-        };
+        let origin = Origin { user, password: password.as_bytes(), salt, iterations };
         let keys = self.compute(&origin).await?;
-        self.remember(origin, &keys);
+        self.remember(&origin, &keys);
         Some(keys)
     }
 
     /// Whether a password is the one behind a verifier. Wrong ones are not remembered.
-    pub(crate) async fn is_password_of(&self, user: &str, password: &str, verifier: &Verifier) -> bool {
-        let origin = Origin {
-            user: user.to_owned(),
-            password: password.to_owned(),
-            salt: verifier.salt().to_owned(),
-            iterations: verifier.iterations(),
-        };
+    pub(crate) async fn is_password_of(&self, user: &str, password: &[u8], verifier: &Verifier) -> bool {
+        let (salt, iterations) = (verifier.salt(), verifier.iterations());
+        let origin = Origin { user, password, salt, iterations };
         let Some(keys) = self.compute(&origin).await else { return false };
-        let right = keys.verifier(verifier.salt(), verifier.iterations()) == *verifier;
+        let right = keys.fit(verifier);
         if right {
-            self.remember(origin, &keys);
+            self.remember(&origin, &keys);
         }
         right
     }
 
-    async fn compute(&self, origin: &Origin) -> Option<Keys> {
-        let known = || self.derived.lock().unwrap_or_else(PoisonError::into_inner).get(origin).cloned();
+    async fn compute(&self, origin: &Origin<'_>) -> Option<Keys> {
+        let name = self.name(origin);
+        let known = || self.derived.lock().unwrap_or_else(PoisonError::into_inner).get(&name).cloned();
         if let Some(keys) = known() {
             return Some(keys);
         }
@@ -88,27 +83,34 @@ impl Secrets {
         if let Some(keys) = known() {
             return Some(keys); // another login of the same user was first
         }
-        let origin = origin.clone();
-        let work = move || scram::derive(origin.password.as_bytes(), &origin.salt, origin.iterations).ok();
+        let password = Zeroizing::new(origin.password.to_vec());
+        let (salt, iterations) = (origin.salt.to_vec(), origin.iterations);
+        let work = move || scram::derive(&password, &salt, iterations).ok();
         tokio::task::spawn_blocking(work).await.ok()?
     }
 
-    fn remember(&self, origin: Origin, keys: &Keys) {
+    fn name(&self, origin: &Origin<'_>) -> Fingerprint {
+        let Origin { user, password, salt, iterations } = origin;
+        let parts = [user.as_bytes(), password, salt, &iterations.to_be_bytes()];
+        scram::fingerprint(&*self.process, &parts)
+    }
+
+    fn remember(&self, origin: &Origin<'_>, keys: &Keys) {
         let mut derived = self.derived.lock().unwrap_or_else(PoisonError::into_inner);
         if derived.len() >= MOST_DERIVED {
             derived.clear();
         }
-        derived.insert(origin, keys.clone());
+        derived.insert(self.name(origin), keys.clone());
     }
 
     /// A verifier for a plain password, with a salt that does not change while the process lives.
     pub(crate) async fn verifier(&self, user: &str, password: &str, iterations: u32) -> Option<Verifier> {
-        let salt = scram::salt_for(user, &self.process);
+        let salt = scram::salt_for(user, &*self.process);
         Some(self.derive(user, password, &salt, iterations).await?.verifier(&salt, iterations))
     }
 
     /// A verifier that nothing fits, for a user who does not exist.
     pub(crate) fn fake_verifier(&self, user: &str, iterations: u32) -> Verifier {
-        Verifier::fake(user, &self.process, iterations)
+        Verifier::fake(user, &*self.process, iterations)
     }
 }

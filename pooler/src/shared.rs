@@ -22,6 +22,7 @@ use crate::events::Events;
 use crate::handover::Handover;
 use crate::lifecycle::Phase;
 use crate::names::Names;
+use crate::newcomers::Newcomers;
 use crate::peers::Peers;
 use crate::pool::{Census, Hosts, Registry, Tally};
 use crate::secrets::Secrets;
@@ -81,6 +82,8 @@ pub(crate) struct Shared {
     pub(crate) buffers: Arc<Buffers>,
     pub(crate) consoles: Arc<Consoles>,
     pub(crate) secrets: Secrets,
+    /// Connections that have not logged in.
+    pub(crate) newcomers: Arc<Newcomers>,
     pub(crate) console: Arc<dyn Console>,
     /// For those who wait for its end; `phase_now` is the same for those who only look.
     pub(crate) phase_changes: watch::Sender<Phase>,
@@ -123,6 +126,7 @@ impl Shared {
             buffers: Arc::default(),
             consoles: Arc::default(),
             secrets: Secrets::new(),
+            newcomers: Arc::default(),
             console,
             phase_changes: watch::Sender::new(Phase::Running),
             phase_now: AtomicU8::new(Phase::Running as u8),

@@ -258,6 +258,21 @@ pub(crate) const METRICS: &[Row] = &[
         "Logins that were refused, by reason; a wrong password is \"SASL authentication failed\" or \"password \
          authentication failed\".",
     ),
+    gauge(
+        "pgferry_logins_in_progress",
+        Read::One(|view| number(view.newcomers.here)),
+        "Connections that have not logged in; limited by max_login_clients.",
+    ),
+    counter(
+        "pgferry_login_failures_delayed_total",
+        Read::One(|view| total(view.newcomers.delayed)),
+        "Failed logins that were answered late because of others from the same address (auth_failure_delay).",
+    ),
+    gauge(
+        "pgferry_login_addresses_slowed",
+        Read::One(|view| number(view.newcomers.slowed)),
+        "Addresses with failed logins that are not forgiven yet.",
+    ),
     gauge("pgferry_pools", Read::One(|view| number(view.pools.len())), "Pools, the console's not counted."),
     gauge(
         "pgferry_kept_bytes",

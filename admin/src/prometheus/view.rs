@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use pooler::Phase;
 use pooler::config::Config;
 use pooler::console::is_console;
-use pooler::control::Control;
+use pooler::control::{Control, NewcomerCounts};
 use pooler::snapshot::{
     Counts, DatabaseRow, EventsRow, LatencyRow, PinTotalsRow, PoolRow, SaturationRow, UserRow,
 };
@@ -24,6 +24,7 @@ pub(crate) struct View {
     pub(crate) events: Vec<EventsRow>,
     pub(crate) latencies: Vec<LatencyRow>,
     pub(crate) counts: Counts,
+    pub(crate) newcomers: NewcomerCounts,
     pub(crate) consoles: usize,
     pub(crate) workers: Vec<usize>,
     pub(crate) kept: usize,
@@ -50,6 +51,7 @@ impl View {
             events: control.events(),
             latencies: control.latencies(),
             counts: control.counts(),
+            newcomers: control.newcomers(),
             consoles: consoles.iter().map(|row| row.cl_active).sum(),
             workers: control.worker_loads(),
             kept: control.kept_bytes(),

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use pooler::config::{
     Application, Auth, AuthMethod, CheckQuery, Config, Database, DnsRules, Http, Limits, Listen, ListenAddr,
-    LogRules, PeerInstance, PoolMode, PoolSizes, Secret, ServerRules, SocketOptions, StartupParams,
-    TimeLimits, Timeouts, UnixListen, User, Userlist,
+    LogRules, LoginLimits, PeerInstance, PoolMode, PoolSizes, Secret, ServerRules, SocketOptions,
+    StartupParams, TimeLimits, Timeouts, UnixListen, User, Userlist,
 };
 
 use super::{LogFormat, Program, Syslog};
@@ -34,6 +34,7 @@ pub(super) fn config(
             admin_users: settings.list("admin_users"),
             stats_users: settings.list("stats_users"),
             scram_iterations: settings.count("scram_iterations"),
+            logins: logins(settings),
         },
         limits: limits(settings),
         dns: DnsRules {
@@ -152,6 +153,20 @@ fn auth_method(name: &str) -> AuthMethod {
     }
 }
 
+/// Connections that have not logged in beyond `max_client_conn`, for the console and cancel requests.
+const LOGINS_ABOVE: usize = 100;
+
+fn logins(settings: &Values) -> LoginLimits {
+    LoginLimits {
+        most: match settings.count("max_login_clients") {
+            0 => settings.count::<usize>("max_client_conn").saturating_add(LOGINS_ABOVE),
+            most => most,
+        },
+        most_of_address: NonZeroU32::new(settings.count("max_login_clients_per_address")),
+        failure_delay: settings.time("auth_failure_delay"),
+    }
+}
+
 fn limits(settings: &Values) -> Limits {
     let limit = |name| NonZeroUsize::new(settings.count(name));
     Limits {
@@ -215,6 +230,8 @@ fn server_rules(settings: &Values) -> ServerRules {
         lifetime: settings.time("server_lifetime"),
         idle_timeout: settings.time_limit("server_idle_timeout"),
         fast_close: settings.flag("server_fast_close"),
+        channel_binding: crate::databases::channel_binding(settings.text("server_channel_binding"))
+            .unwrap_or_default(),
     }
 }
 

@@ -3,20 +3,23 @@
 mod effective;
 mod set;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pooler::config::{Config, Database, Userlist};
+use zeroize::Zeroizing;
 
 pub use set::NotSet;
 
 use crate::finding::{Faults, Finding, Place, Report, did_you_mean};
 use crate::ini::{self, Item, ReadFile};
-use crate::settings::{Change, SETTINGS, SetError, Setting, Status, Values};
-use crate::{databases, limits, peers, userlist, users};
+use crate::settings::{Change, Kind, SETTINGS, SetError, Setting, Status, Values};
+use crate::{databases, limits, peers, secret, userlist, users};
 
 /// A configuration that can be used.
 #[derive(Debug, Clone)]
@@ -108,6 +111,7 @@ fn load_over(
     let mut draft = Draft::read(path, read_file, &mut report);
     let changes = running.map(|running| draft.settings.keep_fixed(running)).unwrap_or_default();
     let loaded = draft.clone().resolve(path, read_file, &mut report);
+    secret::warn_of_open_files(&mut report);
     if report.faults.is_empty() {
         report.warnings.sort_by(|a, b| a.place.cmp(&b.place));
         return Ok(Loaded { warnings: report.warnings, changes, draft, ..loaded });
@@ -119,14 +123,20 @@ fn load_over(
 /// An entry of a section whose keys are names: name, value, place.
 type Named = (String, String, Place);
 
-/// The sections' content, in the order of the files.
-#[derive(Debug, Clone, Default)]
+/// The sections' content, in the order of the files. Connection strings may hold passwords.
+#[derive(Clone, Default)]
 pub struct Draft {
     settings: Values,
     databases: Vec<Named>,
     users: Vec<Named>,
     applications: Vec<Named>,
     peers: Vec<Named>,
+}
+
+impl fmt::Debug for Draft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Draft(..)")
+    }
 }
 
 /// Where an entry belongs.
@@ -173,7 +183,10 @@ impl Draft {
                     has_main |= matches!(section, Section::Pgbouncer);
                     draft.start(section, &name, &place, report);
                 }
-                Item::Entry { key, value, place } => draft.entry(section, key, value, place, report),
+                Item::Entry { key, value, place } => match section {
+                    Section::Pgbouncer => draft.setting(&key, &value, &place, read_file, report),
+                    _ => draft.entry(section, key, value, place, report),
+                },
             }
         }
         if !has_main && !unread {
@@ -203,7 +216,6 @@ impl Draft {
 
     fn entry(&mut self, section: Section, key: String, value: String, place: Place, report: &mut Report) {
         match section {
-            Section::Pgbouncer => self.setting(&key, &value, &place, report),
             Section::Databases => self.databases.push((key, value, place)),
             Section::Users => self.users.push((key, value, place)),
             Section::Applications => self.applications.push((key, value, place)),
@@ -213,16 +225,22 @@ impl Draft {
                 format!("value without section: {key}"),
                 "put it below [pgbouncer], [databases], [users] or [peers]",
             ),
-            Section::Unknown => {}
+            Section::Pgbouncer | Section::Unknown => {}
         }
     }
 
-    fn setting(&mut self, name: &str, value: &str, place: &Place, report: &mut Report) {
+    fn setting(&mut self, name: &str, value: &str, place: &Place, read_file: ReadFile, report: &mut Report) {
         if let Some(first) = self.settings.place(name) {
             let advice = format!("it takes the place of the value in {first}");
             report.warn(place, format!("{name} is set again"), advice);
         }
-        match self.settings.set(name, value, Some(place)) {
+        let is_secret = Setting::find(name).is_some_and(|setting| setting.kind == Kind::Secret);
+        let resolved = match is_secret {
+            true => secret::resolve(name, value, place, read_file, report).map(Cow::Owned),
+            false => Some(Cow::Borrowed(value)),
+        };
+        let Some(resolved) = resolved else { return };
+        match self.settings.set(name, &resolved, Some(place)) {
             Ok(()) => note_no_effect(name, &self.settings, place, report),
             Err(SetError::Unknown) => {
                 let advice = did_you_mean(name, SETTINGS.iter().map(|setting| setting.name));
@@ -251,7 +269,8 @@ impl Draft {
         let mut named = BTreeMap::new();
         let mut fallback = None;
         for (name, value, place) in &self.databases {
-            let Some(database) = databases::parse(name, value, unix_socket_dir, place, report) else {
+            let Some(database) = databases::parse(name, value, unix_socket_dir, place, read_file, report)
+            else {
                 continue;
             };
             let database = Arc::new(database);
@@ -286,6 +305,8 @@ impl Draft {
         let whole_file = Place { file: path.into(), line: None };
         let userlist = userlist(&settings, &whole_file, read_file, report);
         check_settings(&settings, &whole_file, report);
+        let keys = ["client_tls_key_file", "server_tls_key_file"].map(|name| settings.text_if_any(name));
+        report.secrets.extend(keys.into_iter().flatten().map(|file| Path::new(file).into()));
         Loaded {
             config: effective::config(&settings, userlist, (named, fallback), by_name, applications, by_id),
             program: effective::program(&settings, path),
@@ -337,7 +358,13 @@ fn userlist(settings: &Values, whole_file: &Place, read_file: ReadFile, report: 
         return Userlist::default();
     };
     match read_file(file) {
-        Ok(bytes) => userlist::parse(file, &bytes, report),
+        Ok(bytes) => {
+            let users = userlist::parse(file, &Zeroizing::new(bytes), report);
+            if !users.0.is_empty() {
+                report.secrets.insert(file.into());
+            }
+            users
+        }
         Err(error) => {
             let message = format!("could not open auth_file {}: {}", file.display(), ini::reason(&error));
             let place = settings.place("auth_file").unwrap_or(whole_file);

@@ -2,6 +2,7 @@
 
 mod table;
 
+use std::fmt;
 use std::time::Duration;
 
 pub use crate::value::Unit;
@@ -178,8 +179,8 @@ impl Value {
     }
 }
 
-/// The value of every setting, and where it was set.
-#[derive(Debug, Clone)]
+/// The value of every setting, and where it was set. Some are secrets.
+#[derive(Clone)]
 pub struct Values {
     /// In the order of the table.
     values: Vec<(Value, Option<Place>)>,
@@ -226,6 +227,12 @@ pub struct ShowRow {
     pub default: Option<&'static str>,
     /// Column `changeable`, `yes` or `no` there.
     pub changeable: bool,
+}
+
+impl fmt::Debug for Values {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.show().map(|row| (row.key, row.value))).finish()
+    }
 }
 
 impl Default for Values {

@@ -275,6 +275,13 @@ pub const SETTINGS: &[Setting] = &[
          percent no more than ten a second for each worker. What that finds is logged as a warning with the statements. \
          Not a setting of PgBouncer.",
     ),
+    seconds(
+        "auth_failure_delay",
+        "0.1",
+        "How long the answer to an address's second failed login in a row waits; it doubles with every further one, up to 5 \
+         s, and one failure is forgiven every 10 s. 0: no answer waits. A right password never does. Not a setting of \
+         PgBouncer.",
+    ),
     int(
         "buffer_limit",
         "1073741824",
@@ -338,6 +345,18 @@ pub const SETTINGS: &[Setting] = &[
          the last attempt has not reached the host it is one. Not a setting of PgBouncer.",
     ),
     connections(
+        "max_login_clients",
+        "0",
+        "Connections that have not logged in yet, in all; 0: `max_client_conn` and a hundred more. Beyond it they are \
+         refused (`53300`) unheard. Not a setting of PgBouncer.",
+    ),
+    connections(
+        "max_login_clients_per_address",
+        "0",
+        "Connections from one address that have not logged in yet; 0: no limit, but after several failed logins there are \
+         16. Not a setting of PgBouncer.",
+    ),
+    connections(
         "max_pins_per_pool",
         "0",
         "Clients of a pool that may keep their server connection for what they have in its session (`SHOW PINS`); 0: no \
@@ -371,6 +390,14 @@ pub const SETTINGS: &[Setting] = &[
          waits too long is refused and not sent, one that runs is cancelled (`57014`). Clients set their own with `SET \
          pgferry.deadline = '800ms'` or `/*deadline=800ms*/` at the head of a statement; the stricter holds. Not a setting \
          of PgBouncer.",
+    ),
+    choice(
+        "server_channel_binding",
+        "prefer",
+        &["disable", "prefer", "require"],
+        "Whether SCRAM logins to servers are bound to the certificate that the server has shown, so that nobody in between \
+         can pass them on: `prefer` where both sides can; `require`: a server that logs in the pooler in any other way is \
+         not believed. Not a setting of PgBouncer.",
     ),
     choice(
         "session_state",

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use protocol::auth::AuthRequest;
 use protocol::auth::scram::Keys;
 use protocol::startup::Startup;
+use zeroize::Zeroizing;
 
 use super::{Arrival, ConsoleClient, Denied};
 use crate::config::{AuthMethod, Config, Database};
@@ -109,7 +110,7 @@ async fn prove(
 ) -> Result<Proven, Denied> {
     let credential = credential::find(arrival, config, startup, spec).await?;
     let method = rules::method(arrival, config, startup)?;
-    let keys = answer(arrival, config, method, &credential).await?;
+    let keys = answer(arrival, config, method, &credential).await.map_err(Denied::of_proof)?;
     Ok(Proven { user: credential.user, keys })
 }
 
@@ -133,13 +134,14 @@ async fn answer(
     }
 }
 
-/// Sends a challenge and reads the answer, which must be a `p` message.
-async fn ask(arrival: &mut Arrival, request: AuthRequest<'_>) -> Result<Vec<u8>, Denied> {
+/// Sends a challenge and reads the answer, which must be a `p` message. It is wiped when it is dropped, for it may be a
+/// password.
+async fn ask(arrival: &mut Arrival, request: AuthRequest<'_>) -> Result<Zeroizing<Vec<u8>>, Denied> {
     let mut out = Vec::new();
     request.encode(&mut out);
     arrival.conversation.send(&out).await?;
     match arrival.conversation.next().await? {
-        (b'p', body) => Ok(body),
+        (b'p', body) => Ok(Zeroizing::new(body)),
         _ => Err(Denied::Silent),
     }
 }

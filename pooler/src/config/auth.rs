@@ -1,5 +1,10 @@
 use std::collections::HashMap;
 use std::fmt;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
 /// Who may log in, and how.
 #[derive(Debug, Clone)]
@@ -14,6 +19,19 @@ pub struct Auth {
     pub stats_users: Vec<String>,
     /// PBKDF2 rounds of verifiers made here (plain secrets and unknown users).
     pub scram_iterations: u32,
+    /// Connections that have not logged in, and what failures cost.
+    pub logins: LoginLimits,
+}
+
+/// What holds for connections until they have logged in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoginLimits {
+    /// Such connections in all.
+    pub most: usize,
+    /// Such connections from one address.
+    pub most_of_address: Option<NonZeroU32>,
+    /// How long the answer to an address's second failure in a row waits; it doubles from there. Zero: none waits.
+    pub failure_delay: Duration,
 }
 
 /// `auth_type`.
@@ -35,14 +53,15 @@ pub enum AuthMethod {
 #[derive(Debug, Clone, Default)]
 pub struct Userlist(pub HashMap<String, Secret>);
 
-/// A secret as stored; its kind is told from its text (`md5…`, `SCRAM-SHA-256$…`, otherwise plain).
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+/// A secret as stored; its kind is told from its text (`md5…`, `SCRAM-SHA-256$…`, otherwise plain). It is wiped when it is
+/// dropped, and compared in constant time.
+#[derive(Clone)]
+pub struct Secret(Zeroizing<String>);
 
 impl Secret {
     /// Takes the text as it stands in the file.
     pub fn new(text: impl Into<String>) -> Secret {
-        Secret(text.into())
+        Secret(Zeroizing::new(text.into()))
     }
 
     /// The text. Never log it.
@@ -50,6 +69,14 @@ impl Secret {
         &self.0
     }
 }
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Secret) -> bool {
+        self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
+    }
+}
+
+impl Eq for Secret {}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

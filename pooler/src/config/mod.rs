@@ -11,10 +11,11 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use auth::{Auth, AuthMethod, Secret, Userlist};
+pub use auth::{Auth, AuthMethod, LoginLimits, Secret, Userlist};
 pub use pool::{
     CheckQuery, Database, Host, LoadBalance, PoolMode, PoolSizes, ServerRules, SessionState, Share, User,
 };
+pub use protocol::auth::scram::ChannelBinding;
 pub use timeouts::{Application, OnTimeout, OwnTimeLimits, TimeLimits, Timeouts};
 
 /// Everything a running pooler needs to know. Shared as `Arc<Config>`; a reload replaces the whole value.

@@ -2,6 +2,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use protocol::auth::scram::ChannelBinding;
+
 /// When a server connection goes back to its pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PoolMode {
@@ -111,6 +113,8 @@ pub struct Database {
     pub load_balance: LoadBalance,
     /// Run once after a server login.
     pub connect_query: Option<String>,
+    /// `server_channel_binding`.
+    pub channel_binding: Option<ChannelBinding>,
     /// Parameters for the server's start-up packet: `client_encoding`, `datestyle`, `timezone`,
     /// `application_name`, in that order, only those given.
     pub startup: Vec<(&'static str, String)>,
@@ -185,6 +189,8 @@ pub struct ServerRules {
     pub idle_timeout: Option<Duration>,
     /// A client of session mode is disconnected, outside a transaction, whose server is to be closed.
     pub fast_close: bool,
+    /// Whether SCRAM logins are bound to the server's certificate.
+    pub channel_binding: ChannelBinding,
 }
 
 /// `server_check_query`.

@@ -2,6 +2,7 @@ use std::io;
 
 use protocol::frame::{Cutter, HEADER_LEN, Piece, Whole};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use zeroize::Zeroize;
 
 use super::Stream;
 
@@ -73,6 +74,7 @@ impl Conversation {
             if let Some(Piece::Begin { tag, bytes, .. }) = cut {
                 let len = bytes.len();
                 let body = bytes[HEADER_LEN..].to_vec();
+                self.buf[..len].zeroize(); // it may be a password
                 self.buf.drain(..len);
                 return Ok((tag, body));
             }

@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, O
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use protocol::auth::scram::Keys;
+use protocol::auth::scram::{Keys, Verifier};
 use tracing::info;
 
 pub(crate) use census::{Census, Counted, Counting, Full, Permit, Tally};
@@ -353,8 +353,27 @@ impl Pool {
         self.welcome.store(Arc::new(Some((generation, Arc::new(welcome)))));
     }
 
+    /// Keys that a client has disclosed, whatever verifier they are for.
     pub(crate) fn passed_through(&self) -> Option<Keys> {
         lock(&self.passed_through).clone()
+    }
+
+    /// Those keys, for a server that stores this verifier. A forced user has none: clients have shown to know their own
+    /// passwords, not this user's. Keys of a verifier that was replaced are dropped.
+    pub(crate) fn keys_for(&self, verifier: &Verifier) -> Option<Keys> {
+        let mut keys = lock(&self.passed_through);
+        let forced = self.db.spec.load().user.is_some();
+        if forced || keys.as_ref().is_some_and(|keys| !keys.fit(verifier)) {
+            *keys = None;
+        }
+        keys.clone()
+    }
+
+    /// The secret of its user is another one: keys of the old one go, and the next connection need not wait because that
+    /// was refused.
+    pub(crate) fn secret_changed(&self) {
+        *lock(&self.passed_through) = None;
+        lock(&self.dialling).failure = None;
     }
 
     pub(crate) fn pass_through(&self, keys: Keys) {

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
 use nix::errno::Errno;
 use protocol::auth::md5::Md5Secret;
-use protocol::auth::scram::{AwaitServerFinal, AwaitServerFirst, Keys, NONCE_LEN};
+use protocol::auth::scram::{
+    AwaitServerFinal, AwaitServerFirst, ChannelBinding, Choice, Keys, NONCE_LEN, NoMechanism,
+};
 use protocol::auth::{self, AuthRequest, SaslInitialResponse, SecretKind};
 use protocol::error_fields::ErrorFields;
 use protocol::frame::Cutter;
@@ -20,6 +22,7 @@ use protocol::sqlstate::SqlState;
 use protocol::startup;
 use socket2::SockRef;
 use tokio::net::{TcpStream, UnixStream};
+use zeroize::Zeroizing;
 
 use super::{IdleServer, Server, ServerInfo, ServerState, own};
 use crate::config::{Host, Secret};
@@ -255,6 +258,8 @@ pub(crate) async fn dial(shared: &Shared, host: &Host, port: u16) -> Result<Stre
 /// Answers what the server asks until it is content.
 async fn authenticate(pool: &Arc<Pool>, conversation: &mut Conversation) -> Result<(), ConnectError> {
     let secret = login_secret(pool);
+    let binding = channel_binding(pool);
+    let end_point = end_point(conversation);
     let mut scram = Scram::NotBegun;
     loop {
         let (tag, body) = next(conversation).await?;
@@ -271,15 +276,23 @@ async fn authenticate(pool: &Arc<Pool>, conversation: &mut Conversation) -> Resu
         let request = request.map_err(|_| {
             ConnectError::Login("the server wants an authentication method that is not supported")
         })?;
-        let mut out = Vec::new();
+        let mut out = Zeroizing::new(Vec::new()); // it may hold a password
         match request {
-            AuthRequest::Ok => return Ok(()),
+            AuthRequest::Ok => return scram.may_end(binding),
+            AuthRequest::CleartextPassword | AuthRequest::Md5Password { .. }
+                if binding == ChannelBinding::Require =>
+            {
+                return Err(NOT_BOUND);
+            }
             AuthRequest::CleartextPassword => auth::encode_password(&mut out, plain(&secret)?.as_bytes()),
             AuthRequest::Md5Password { salt } => {
                 let answer = md5(pool, &secret)?.response(salt);
                 auth::encode_password(&mut out, answer.as_bytes());
             }
-            AuthRequest::Sasl(mechanisms) => scram = scram_begin(&mechanisms, &mut out)?,
+            AuthRequest::Sasl(mechanisms) => {
+                let choice = Choice::of(&mechanisms, end_point.as_deref(), binding);
+                scram = scram_begin(choice, &mut out)?;
+            }
             AuthRequest::SaslContinue(data) => {
                 scram = scram_prove(pool, &secret, scram, data, &mut out).await?
             }
@@ -288,6 +301,7 @@ async fn authenticate(pool: &Arc<Pool>, conversation: &mut Conversation) -> Resu
                     return Err(out_of_turn());
                 };
                 exchange.server_final(data).map_err(|_| ConnectError::Login("invalid server signature"))?;
+                scram = Scram::Verified;
             }
         }
         conversation.send(&out).await.map_err(unreachable("connect failed"))?;
@@ -298,7 +312,37 @@ enum Scram {
     NotBegun,
     Begun(AwaitServerFirst),
     Proved(AwaitServerFinal),
+    /// The server has shown that it knows the password, too.
+    Verified,
 }
+
+impl Scram {
+    /// The server says that the login is complete. In the middle of an exchange that is not to be believed, and where
+    /// channel binding is required it takes one: which is then a bound one, for no other is begun.
+    fn may_end(&self, binding: ChannelBinding) -> Result<(), ConnectError> {
+        match self {
+            Scram::Verified => Ok(()),
+            Scram::NotBegun if binding == ChannelBinding::Require => Err(NOT_BOUND),
+            Scram::NotBegun => Ok(()),
+            Scram::Begun(_) | Scram::Proved(_) => Err(out_of_turn()),
+        }
+    }
+}
+
+/// `server_channel_binding` for this pool.
+fn channel_binding(pool: &Pool) -> ChannelBinding {
+    let own = pool.db.spec.load().channel_binding;
+    own.unwrap_or_else(|| pool.shared.config.load().server.channel_binding)
+}
+
+/// The hash of the certificate that the server has shown (RFC 5929).
+fn end_point(_conversation: &Conversation) -> Option<Vec<u8>> {
+    None
+}
+
+const NOT_BOUND: ConnectError = ConnectError::Login(
+    "channel binding is required, and the server did not offer SCRAM-SHA-256-PLUS over TLS",
+);
 
 const WRONG_TYPE: ConnectError = ConnectError::Login("wrong password type");
 
@@ -306,12 +350,15 @@ fn out_of_turn() -> ConnectError {
     ConnectError::Unreachable("unknown pkt from server: SASL message out of turn".to_owned())
 }
 
-fn scram_begin(mechanisms: &auth::Mechanisms<'_>, out: &mut Vec<u8>) -> Result<Scram, ConnectError> {
-    if !mechanisms.contains(auth::scram::MECHANISM) {
-        return Err(ConnectError::Login("none of the server's SASL authentication mechanisms are supported"));
-    }
-    let (exchange, first) = AwaitServerFirst::start(random::<NONCE_LEN>());
-    let mechanism = auth::scram::MECHANISM.as_bytes();
+fn scram_begin(choice: Result<Choice<'_>, NoMechanism>, out: &mut Vec<u8>) -> Result<Scram, ConnectError> {
+    let choice = choice.map_err(|none| match none {
+        NoMechanism::Unknown => {
+            ConnectError::Login("none of the server's SASL authentication mechanisms are supported")
+        }
+        NoMechanism::Binding => NOT_BOUND,
+    })?;
+    let (exchange, first) = AwaitServerFirst::start(choice, random::<NONCE_LEN>());
+    let mechanism = choice.mechanism().as_bytes();
     SaslInitialResponse { mechanism, data: Some(first.as_bytes()) }.encode(out);
     Ok(Scram::Begun(exchange))
 }
@@ -335,7 +382,7 @@ async fn scram_prove(
         }
         // Only what a client's login disclosed can stand in for the password, and only for the same verifier.
         Some(SecretKind::Scram(verifier)) if challenge.is_salted_like(&verifier) => {
-            pool.passed_through().ok_or(WRONG_TYPE)?
+            pool.keys_for(&verifier).ok_or(WRONG_TYPE)?
         }
         _ => return Err(WRONG_TYPE),
     };

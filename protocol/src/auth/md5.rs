@@ -5,11 +5,13 @@ use std::fmt;
 
 use md5::{Digest, Md5};
 use subtle::ConstantTimeEq;
+use zeroize::Zeroize;
 
 const PREFIX: &str = "md5";
 
-/// A stored MD5 secret. Good in both roles: it answers challenges and checks answers.
-#[derive(Clone, PartialEq, Eq)]
+/// A stored MD5 secret. Good in both roles: it answers challenges and checks answers. It is wiped when it is dropped, and
+/// compared in constant time.
+#[derive(Clone)]
 pub struct Md5Secret {
     /// Lower-case hex digits.
     digest: [u8; 32],
@@ -42,6 +44,20 @@ impl Md5Secret {
 impl fmt::Display for Md5Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{PREFIX}{}", Hex(&self.digest))
+    }
+}
+
+impl PartialEq for Md5Secret {
+    fn eq(&self, other: &Md5Secret) -> bool {
+        self.digest.ct_eq(&other.digest).into()
+    }
+}
+
+impl Eq for Md5Secret {}
+
+impl Drop for Md5Secret {
+    fn drop(&mut self) {
+        self.digest.zeroize();
     }
 }
 

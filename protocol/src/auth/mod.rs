@@ -76,8 +76,12 @@ pub struct Mechanisms<'a> {
 }
 
 impl<'a> Mechanisms<'a> {
-    /// What is offered here.
+    /// What is offered where nothing can be bound to; see [`scram::Offer`].
     pub const SCRAM_SHA_256: Mechanisms<'static> = Mechanisms { list: b"SCRAM-SHA-256\0\0" };
+
+    /// What is offered over TLS.
+    pub const SCRAM_SHA_256_PLUS: Mechanisms<'static> =
+        Mechanisms { list: b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0" };
 
     fn decode(list: &'a [u8]) -> Result<Mechanisms<'a>, AuthError> {
         let names = list.strip_suffix(&[0]).ok_or(AuthError::Malformed)?;
@@ -112,8 +116,9 @@ pub fn decode_password(body: &[u8]) -> Result<&[u8], AuthError> {
     if password.contains(&0) { Err(AuthError::Malformed) } else { Ok(password) }
 }
 
-/// Appends a `PasswordMessage`.
+/// Appends a `PasswordMessage`. The buffer grows before that, so that it leaves no copy of the password behind.
 pub fn encode_password(out: &mut Vec<u8>, password: &[u8]) {
+    out.reserve(password.len() + 16);
     put(out, b'p', |body| put_cstr(body, password));
 }
 
@@ -248,6 +253,7 @@ mod tests {
             AuthRequest::CleartextPassword,
             AuthRequest::Md5Password { salt: [0, 1, 2, 255] },
             AuthRequest::Sasl(Mechanisms::SCRAM_SHA_256),
+            AuthRequest::Sasl(Mechanisms::SCRAM_SHA_256_PLUS),
             AuthRequest::SaslContinue(b"r=x"),
             AuthRequest::SaslFinal(b"v=y"),
         ];
@@ -287,7 +293,9 @@ mod tests {
             assert_eq!(of(junk), Err(AuthError::Malformed), "{junk:?}");
         }
         assert!(Mechanisms::SCRAM_SHA_256.contains(scram::MECHANISM));
-        assert!(!Mechanisms::SCRAM_SHA_256.contains("SCRAM-SHA-256-PLUS"));
+        assert!(!Mechanisms::SCRAM_SHA_256.contains(scram::MECHANISM_PLUS));
+        let preferred: Vec<_> = Mechanisms::SCRAM_SHA_256_PLUS.iter().collect();
+        assert_eq!(preferred, [scram::MECHANISM_PLUS.as_bytes(), scram::MECHANISM.as_bytes()]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! SCRAM-SHA-256 (RFC 5802, RFC 7677) as PostgreSQL speaks it: the user name inside the exchange is ignored, the
-//! start-up packet's counts.
+//! start-up packet's counts. `SCRAM-SHA-256-PLUS` is the same bound to the server's certificate (`tls-server-end-point`,
+//! RFC 5929): a man in the middle, who shows another certificate, can't pass the exchange on.
 //!
 //! ```text
 //! server role                                          client role
@@ -20,15 +21,26 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, Zeroizing};
 
 mod client;
+mod prepare;
 mod server;
 
-pub use client::{AwaitKeys, AwaitServerFinal, AwaitServerFirst};
-pub use server::{AwaitProof, Proved};
+pub use client::{AwaitKeys, AwaitServerFinal, AwaitServerFirst, ChannelBinding, Choice, NoMechanism};
+pub use server::{Accepted, AwaitProof, Offer, Proved};
+
+use prepare::prepare;
 
 /// The mechanism's name.
 pub const MECHANISM: &str = "SCRAM-SHA-256";
+
+/// The name of the mechanism with channel binding.
+pub const MECHANISM_PLUS: &str = "SCRAM-SHA-256-PLUS";
+
+/// The one type of channel binding there is here, as in PostgreSQL.
+const END_POINT: &str = "tls-server-end-point";
 
 /// Bytes of a key, a signature or a proof.
 pub const KEY_LEN: usize = 32;
@@ -52,8 +64,9 @@ pub const MAX_DERIVE_ITERATIONS: u32 = 1_000_000;
 
 type Key = [u8; KEY_LEN];
 
-/// What a password becomes for one salt and iteration count. The client key logs in, so treat all of it as a password.
-#[derive(Clone, PartialEq, Eq)]
+/// What a password becomes for one salt and iteration count. The client key logs in, so treat all of it as a password:
+/// it is wiped when it is dropped, and compared in constant time.
+#[derive(Clone)]
 pub struct Keys {
     client_key: Key,
     stored_key: Key,
@@ -63,13 +76,19 @@ pub struct Keys {
 impl Keys {
     /// Keys without a password: the client key that a client's proof disclosed ([`Proved::client_key`]) and the
     /// verifier that it was checked against. They log in wherever the same verifier is stored.
-    pub fn pass_through(client_key: Key, verifier: &Verifier) -> Keys {
-        Keys { client_key, stored_key: verifier.stored_key, server_key: verifier.server_key }
+    pub fn pass_through(client_key: &Key, verifier: &Verifier) -> Keys {
+        Keys { client_key: *client_key, stored_key: verifier.stored_key, server_key: verifier.server_key }
+    }
+
+    /// They are those behind this verifier, whatever it was when they were disclosed.
+    pub fn fit(&self, verifier: &Verifier) -> bool {
+        let own = self.stored_key.ct_eq(&verifier.stored_key) & self.server_key.ct_eq(&verifier.server_key);
+        own.into()
     }
 
     /// All of it, to be given to another process of the same user.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        [self.client_key, self.stored_key, self.server_key].concat()
+    pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new([self.client_key, self.stored_key, self.server_key].concat())
     }
 
     /// Reads what [`to_bytes`](Self::to_bytes) has written.
@@ -81,6 +100,22 @@ impl Keys {
     /// What a server stores to check these keys.
     pub fn verifier(&self, salt: &[u8], iterations: u32) -> Verifier {
         Verifier { iterations, salt: salt.into(), stored_key: self.stored_key, server_key: self.server_key }
+    }
+}
+
+impl PartialEq for Keys {
+    fn eq(&self, other: &Keys) -> bool {
+        let [own, others] = [self, other].map(|keys| [&keys.client_key, &keys.stored_key, &keys.server_key]);
+        let equal = own.into_iter().zip(others).map(|(a, b)| a.ct_eq(b));
+        equal.fold(1.into(), |all: subtle::Choice, one| all & one).into()
+    }
+}
+
+impl Eq for Keys {}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        [&mut self.client_key, &mut self.stored_key, &mut self.server_key].into_iter().for_each(Key::zeroize);
     }
 }
 
@@ -98,14 +133,14 @@ pub fn derive(password: &[u8], salt: &[u8], iterations: u32) -> Result<Keys, Scr
     if !(1..=MAX_DERIVE_ITERATIONS).contains(&iterations) {
         return Err(ScramError::Iterations);
     }
-    let salted = pbkdf2(&normalize(password), salt, iterations);
-    let client_key = hmac(&salted, &[b"Client Key"]);
-    let server_key = hmac(&salted, &[b"Server Key"]);
-    Ok(Keys { client_key, stored_key: Sha256::digest(client_key).into(), server_key })
+    let salted = pbkdf2(&prepare(password), salt, iterations);
+    let client_key = Zeroizing::new(hmac(&*salted, &[b"Client Key"]));
+    let server_key = hmac(&*salted, &[b"Server Key"]);
+    Ok(Keys { client_key: *client_key, stored_key: Sha256::digest(*client_key).into(), server_key })
 }
 
-/// What a server stores instead of a password.
-#[derive(Clone, PartialEq, Eq)]
+/// What a server stores instead of a password. Who has it can play the server, and try passwords.
+#[derive(Clone)]
 pub struct Verifier {
     iterations: u32,
     salt: Box<[u8]>,
@@ -150,6 +185,23 @@ impl Verifier {
     }
 }
 
+/// Salt and iteration count are told to everybody who asks; the keys are compared in constant time.
+impl PartialEq for Verifier {
+    fn eq(&self, other: &Verifier) -> bool {
+        let keys = self.stored_key.ct_eq(&other.stored_key) & self.server_key.ct_eq(&other.server_key);
+        self.iterations == other.iterations && self.salt == other.salt && bool::from(keys)
+    }
+}
+
+impl Eq for Verifier {}
+
+impl Drop for Verifier {
+    fn drop(&mut self) {
+        self.stored_key.zeroize();
+        self.server_key.zeroize();
+    }
+}
+
 /// The stored form.
 impl fmt::Display for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -172,6 +224,17 @@ pub fn salt_for(user: &str, process_secret: &[u8]) -> [u8; SALT_LEN] {
     std::array::from_fn(|i| digest[i])
 }
 
+/// Something to know secrets by without having them: the same for the same parts, and of no use to who does not know the
+/// process's own secret.
+pub fn fingerprint(process_secret: &[u8], parts: &[&[u8]]) -> [u8; KEY_LEN] {
+    let mut mac = keyed(process_secret);
+    for part in parts {
+        mac.update(&(part.len() as u64).to_be_bytes());
+        mac.update(part);
+    }
+    mac.finalize().into_bytes().into()
+}
+
 /// Why an exchange failed. Only for logs: the peer is told nothing but that it failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScramError {
@@ -182,8 +245,16 @@ pub enum ScramError {
         /// What was expected.
         expected: &'static str,
     },
-    /// The client insists on channel binding.
-    ChannelBinding,
+    /// Channel binding data in an exchange without channel binding.
+    BindingUnasked,
+    /// No channel binding data in an exchange with channel binding.
+    BindingMissing,
+    /// The client could bind, and believes that it was not offered: somebody has changed the offer on its way.
+    BindingDowngraded,
+    /// The client binds to something else, by this name.
+    BindingType(Box<str>),
+    /// Bound to another certificate than this server's: somebody is in between.
+    BindingWrong,
     /// The client wants to act as another user.
     AuthorizationIdentity,
     /// The peer insists on an extension.
@@ -209,10 +280,25 @@ impl fmt::Display for ScramError {
             ScramError::Syntax { expected } => {
                 return write!(f, "malformed SCRAM message: expected {expected}");
             }
-            ScramError::ChannelBinding => "client requires SCRAM channel binding",
+            ScramError::BindingUnasked => {
+                "malformed SCRAM message: The client selected SCRAM-SHA-256 without channel binding, but the SCRAM \
+                 message includes channel binding data."
+            }
+            ScramError::BindingMissing => {
+                "malformed SCRAM message: The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not include \
+                 channel binding data."
+            }
+            ScramError::BindingDowngraded => {
+                "SCRAM channel binding negotiation error: The client supports SCRAM channel binding but thinks the \
+                 server does not.  However, this server does support channel binding."
+            }
+            ScramError::BindingType(name) => {
+                return write!(f, "unsupported SCRAM channel-binding type \"{name}\"");
+            }
+            ScramError::BindingWrong => "SCRAM channel binding check failed",
             ScramError::AuthorizationIdentity => "client uses a SCRAM authorization identity",
             ScramError::MandatoryExtension => "peer requires an unknown SCRAM extension",
-            ScramError::BindingMismatch => "SCRAM channel binding header changed",
+            ScramError::BindingMismatch => "unexpected SCRAM channel-binding attribute in client-final-message",
             ScramError::NonceMismatch => "SCRAM nonce does not match",
             ScramError::Iterations => "SCRAM iteration count out of range",
             ScramError::WrongProof => "wrong SCRAM proof",
@@ -224,26 +310,17 @@ impl fmt::Display for ScramError {
 
 impl std::error::Error for ScramError {}
 
-/// SASLprep, or the bytes as they are where it does not apply, as PostgreSQL's own clients and server do.
-fn normalize(password: &[u8]) -> Vec<u8> {
-    std::str::from_utf8(password)
-        .ok()
-        .and_then(|text| stringprep::saslprep(text).ok())
-        .filter(|prepared| !prepared.is_empty())
-        .map_or_else(|| password.to_vec(), |prepared| prepared.into_owned().into_bytes())
-}
-
 /// PBKDF2 with HMAC-SHA-256 and one block of output.
-fn pbkdf2(password: &[u8], salt: &[u8], iterations: u32) -> Key {
+fn pbkdf2(password: &[u8], salt: &[u8], iterations: u32) -> Zeroizing<Key> {
     let keyed = keyed(password);
     let round = |input: &[u8], tail: &[u8]| -> Key {
         keyed.clone().chain_update(input).chain_update(tail).finalize().into_bytes().into()
     };
-    let mut last = round(salt, &1u32.to_be_bytes());
-    let mut sum = last;
+    let mut last = Zeroizing::new(round(salt, &1u32.to_be_bytes()));
+    let mut sum = last.clone();
     for _ in 1..iterations {
-        last = round(&last, &[]);
-        sum = xor(&sum, &last);
+        *last = round(&*last, &[]);
+        *sum = xor(&sum, &last);
     }
     sum
 }
@@ -254,13 +331,13 @@ fn hmac(key: &[u8], parts: &[&[u8]]) -> Key {
 
 /// HMAC's own rule for keys that are not one block long (RFC 2104), spelled out because it can't fail.
 fn keyed(key: &[u8]) -> Hmac<Sha256> {
-    let mut block = [0; 64];
+    let mut block = Zeroizing::new([0; 64]);
     if let Some(front) = block.get_mut(..key.len()) {
         front.copy_from_slice(key);
     } else {
         block[..KEY_LEN].copy_from_slice(&Sha256::digest(key));
     }
-    Hmac::new(&block.into())
+    Hmac::new((&*block).into())
 }
 
 fn xor(a: &Key, b: &Key) -> Key {

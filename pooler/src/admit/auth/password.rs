@@ -22,10 +22,9 @@ pub(super) async fn plain(arrival: &mut Arrival, credential: &Credential) -> Res
         None => false,
         Some(SecretKind::Plain(stored)) => stored.as_bytes().ct_eq(password).into(),
         Some(SecretKind::Md5(stored)) => stored == Md5Secret::new(user, password),
-        Some(SecretKind::Scram(verifier)) => match std::str::from_utf8(password) {
-            Ok(text) => arrival.worker.shared.secrets.is_password_of(user, text, &verifier).await,
-            Err(_) => false,
-        },
+        Some(SecretKind::Scram(verifier)) => {
+            arrival.worker.shared.secrets.is_password_of(user, password, &verifier).await
+        }
     };
     if right { Ok(()) } else { Err(Refusal::fatal(FAILED).into()) }
 }

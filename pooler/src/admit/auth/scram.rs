@@ -1,7 +1,7 @@
-//! SCRAM-SHA-256.
+//! SCRAM-SHA-256, bound to the certificate shown to the client where there is one.
 
-use protocol::auth::scram::{self, AwaitProof, Keys, NONCE_LEN, Verifier};
-use protocol::auth::{AuthRequest, Mechanisms, SaslInitialResponse, SecretKind};
+use protocol::auth::scram::{AwaitProof, Keys, NONCE_LEN, Offer, ScramError, Verifier};
+use protocol::auth::{AuthRequest, SaslInitialResponse, SecretKind};
 
 use super::credential::Credential;
 use super::{Arrival, Denied, ask};
@@ -36,25 +36,39 @@ pub(super) async fn exchange(
     user: &str,
     verifier: Option<Verifier>,
 ) -> Result<Option<Keys>, Denied> {
-    let failed = || Denied::Refused(Refusal::fatal(FAILED));
     let iterations = arrival.worker.shared.config.load().auth.scram_iterations;
     let known = verifier.is_some();
     let verifier = verifier.unwrap_or_else(|| arrival.worker.shared.secrets.fake_verifier(user, iterations));
-    let answer = ask(arrival, AuthRequest::Sasl(Mechanisms::SCRAM_SHA_256)).await?;
-    let initial = SaslInitialResponse::decode(&answer).map_err(|_| failed())?;
-    if initial.mechanism != scram::MECHANISM.as_bytes() {
+    let end_point = end_point(arrival);
+    let offer = Offer::new(end_point.as_deref());
+    let answer = ask(arrival, AuthRequest::Sasl(offer.mechanisms())).await?;
+    let initial = SaslInitialResponse::decode(&answer).map_err(|_| Refusal::fatal(FAILED))?;
+    let Some(accepted) = offer.accept(initial.mechanism) else {
         return Err(Refusal::fatal("client selected an invalid SASL authentication mechanism").into());
-    }
+    };
     let first = initial.data.unwrap_or_default();
-    let started = AwaitProof::start(first, &verifier, random::<NONCE_LEN>());
-    let (exchange, server_first) = started.map_err(|_| failed())?;
+    let started = AwaitProof::start(accepted, first, &verifier, random::<NONCE_LEN>());
+    let (exchange, server_first) = started.map_err(|error| failed(arrival, &error))?;
     let answer = ask(arrival, AuthRequest::SaslContinue(server_first.as_bytes())).await?;
-    let proved = exchange.client_final(&answer).map_err(|_| failed())?;
+    let proved = exchange.client_final(&answer).map_err(|error| failed(arrival, &error))?;
     if !known {
-        return Err(failed());
+        return Err(failed(arrival, &ScramError::WrongProof));
     }
     let mut out = Vec::new();
     AuthRequest::SaslFinal(proved.server_final.as_bytes()).encode(&mut out);
     arrival.conversation.send(&out).await?;
-    Ok(Some(Keys::pass_through(proved.client_key, &verifier)))
+    Ok(Some(Keys::pass_through(&proved.client_key, &verifier)))
+}
+
+/// The hash of the certificate that this client was shown (RFC 5929).
+fn end_point(_arrival: &Arrival) -> Option<Vec<u8>> {
+    None
+}
+
+/// The client is told that it failed, the log why.
+fn failed(arrival: &Arrival, error: &ScramError) -> Denied {
+    if *error != ScramError::WrongProof {
+        tracing::info!(peer = %arrival.label(), "{FAILED}: {error}");
+    }
+    Refusal::fatal(FAILED).into()
 }
