@@ -1,11 +1,15 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use super::Hba;
+
 /// Who may log in, and how.
 #[derive(Debug, Clone)]
 pub struct Auth {
     /// How clients prove who they are.
     pub method: AuthMethod,
+    /// What the method `Hba` follows.
+    pub hba: Hba,
     /// Known users and their secrets.
     pub userlist: Userlist,
     /// Full rights on the console.
@@ -16,7 +20,7 @@ pub struct Auth {
     pub scram_iterations: u32,
 }
 
-/// `auth_type`.
+/// `auth_type`, or the method of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthMethod {
     /// No check; the server-side user must be forced by the database.
@@ -29,6 +33,18 @@ pub enum AuthMethod {
     Md5,
     /// SCRAM-SHA-256.
     Scram,
+    /// A client certificate with the user's name, over TLS.
+    Cert,
+    /// The user of the operating system, over a Unix socket. Of rules only.
+    Peer,
+    /// Nobody is let in. Of rules only.
+    Reject,
+    /// A password that an LDAP server judges.
+    Ldap,
+    /// A password that PAM judges.
+    Pam,
+    /// What the first rule that fits says. Of `auth_type` only.
+    Hba,
 }
 
 /// Known users by name. A user with an empty secret exists but can pass no password method.
