@@ -21,6 +21,7 @@ mod deaths;
 mod demo;
 mod events;
 mod extended;
+mod hba;
 mod hostile;
 mod http;
 mod kept_servers;

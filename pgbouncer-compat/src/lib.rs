@@ -14,6 +14,7 @@ pub mod command;
 mod connstr;
 mod databases;
 mod finding;
+pub mod hba;
 mod ini;
 mod limits;
 mod load;

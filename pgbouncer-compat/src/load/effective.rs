@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pooler::config::{
-    Application, Auth, AuthMethod, CheckQuery, Config, Database, DnsRules, Http, Limits, Listen, ListenAddr,
-    LogRules, LoginLimits, PeerInstance, PoolMode, PoolSizes, Secret, ServerRules, SocketOptions,
+    Application, Auth, AuthMethod, CheckQuery, Config, Database, DnsRules, Hba, Http, Limits, Listen,
+    ListenAddr, LogRules, LoginLimits, PeerInstance, PoolMode, PoolSizes, Secret, ServerRules, SocketOptions,
     StartupParams, TimeLimits, Timeouts, UnixListen, User, Userlist,
 };
 
@@ -17,7 +17,7 @@ use crate::users;
 
 pub(super) fn config(
     settings: &Values,
-    userlist: Userlist,
+    (userlist, hba): (Userlist, Hba),
     (databases, fallback): (BTreeMap<String, Arc<Database>>, Option<Arc<Database>>),
     users: HashMap<String, User>,
     applications: Arc<[Application]>,
@@ -30,6 +30,7 @@ pub(super) fn config(
         peers,
         auth: Auth {
             method: auth_method(settings.text("auth_type")),
+            hba,
             userlist,
             admin_users: settings.list("admin_users"),
             stats_users: settings.list("stats_users"),
@@ -149,6 +150,8 @@ fn auth_method(name: &str) -> AuthMethod {
         "trust" => AuthMethod::Trust,
         "plain" => AuthMethod::Plain,
         "scram-sha-256" => AuthMethod::Scram,
+        "cert" => AuthMethod::Cert,
+        "hba" => AuthMethod::Hba,
         _ => AuthMethod::Md5,
     }
 }

@@ -11,7 +11,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pooler::config::{Config, Database, Userlist};
+use pooler::config::{Config, Database, Hba, Userlist};
 use zeroize::Zeroizing;
 
 pub use set::NotSet;
@@ -19,7 +19,7 @@ pub use set::NotSet;
 use crate::finding::{Faults, Finding, Place, Report, did_you_mean};
 use crate::ini::{self, Item, ReadFile};
 use crate::settings::{Change, Kind, SETTINGS, SetError, Setting, Status, Values};
-use crate::{databases, limits, peers, secret, userlist, users};
+use crate::{databases, hba, limits, peers, secret, userlist, users};
 
 /// A configuration that can be used.
 #[derive(Debug, Clone)]
@@ -304,11 +304,19 @@ impl Draft {
         }
         let whole_file = Place { file: path.into(), line: None };
         let userlist = userlist(&settings, &whole_file, read_file, report);
+        let hba = hba(&settings, &whole_file, read_file, report);
         check_settings(&settings, &whole_file, report);
         let keys = ["client_tls_key_file", "server_tls_key_file"].map(|name| settings.text_if_any(name));
         report.secrets.extend(keys.into_iter().flatten().map(|file| Path::new(file).into()));
         Loaded {
-            config: effective::config(&settings, userlist, (named, fallback), by_name, applications, by_id),
+            config: effective::config(
+                &settings,
+                (userlist, hba),
+                (named, fallback),
+                by_name,
+                applications,
+                by_id,
+            ),
             program: effective::program(&settings, path),
             settings,
             warnings: Vec::new(),
@@ -374,6 +382,36 @@ fn userlist(settings: &Values, whole_file: &Place, read_file: ReadFile, report: 
     }
 }
 
+/// The rules of `auth_hba_file`, with the maps of `auth_ident_file`; both count with `auth_type = hba` only. PgBouncer
+/// starts without the file and lets nobody in.
+fn hba(settings: &Values, whole_file: &Place, read_file: ReadFile, report: &mut Report) -> Hba {
+    if settings.text("auth_type") != "hba" {
+        return Hba::default();
+    }
+    let files = hba::Files::read_by(read_file);
+    let maps = match settings.text_if_any("auth_ident_file") {
+        Some(file) => collect(hba::read_maps(Path::new(file), files), report),
+        None => Vec::new(),
+    };
+    let Some(file) = settings.text_if_any("auth_hba_file") else {
+        let place = settings.place("auth_type").unwrap_or(whole_file);
+        report.fault(
+            place,
+            "auth_hba_file is not set",
+            "auth_type = hba needs the rules; nobody could log in",
+        );
+        return Hba::default();
+    };
+    let rules = collect(hba::read_rules(Path::new(file), files, &maps), report);
+    Hba(rules.into_iter().map(Arc::new).collect())
+}
+
+fn collect<T>(parsed: hba::Parsed<T>, report: &mut Report) -> Vec<T> {
+    report.faults.extend(parsed.faults);
+    report.warnings.extend(parsed.warnings);
+    parsed.entries
+}
+
 fn check_database(database: &Database, settings: &Values, place: &Place, report: &mut Report) {
     if settings.text("auth_type") == "any" && database.user.is_none() {
         let message = format!("auth_type=any requires forced user: {}", database.name);
@@ -396,6 +434,11 @@ fn check_settings(settings: &Values, whole_file: &Place, report: &mut Report) {
     check_http(settings, whole_file, report);
     if settings.list("listen_addr").is_empty() && settings.text("unix_socket_dir").is_empty() {
         report.fault(whole_file, "nowhere to listen on", "set listen_addr or unix_socket_dir");
+    }
+    if settings.text("auth_type") == "cert" && settings.text("client_tls_sslmode") != "verify-full" {
+        let place = settings.place("auth_type").unwrap_or(whole_file);
+        let advice = "nobody could log in; set it, and client_tls_ca_file";
+        report.fault(place, "auth_type=cert requires client_tls_sslmode=verify-full", advice);
     }
     let (min, size) = (settings.int("min_pool_size"), settings.int("default_pool_size"));
     if size > 0 && min > size {

@@ -189,8 +189,7 @@ v = pool_mode
         "invalid value \"pool\" for parameter pool_mode in configuration (a.ini:5): \
          expected one of session, transaction, statement",
         "resolv_conf = /etc/other is not implemented in this version (a.ini:6): leave resolv_conf out",
-        "auth_type = hba is not implemented in this version (a.ini:7): \
-         it can be one of any, trust, plain, md5, scram-sha-256",
+        "auth_hba_file is not set (a.ini:7): auth_type = hba needs the rules; nobody could log in",
         "auth_user = lookup is not implemented in this version (a.ini:8): leave auth_user out",
         "syntax error in configuration (a.ini:9): expected key = value",
         "server_tls_sslmode = verify-full is not implemented in this version (a.ini:10): \
@@ -365,6 +364,7 @@ fn every_active_setting_reaches_its_place() {
     for setting in SETTINGS {
         let value = match (setting.kind, setting.status) {
             _ if setting.name == "auth_type" => "trust",
+            _ if ["auth_hba_file", "auth_ident_file"].contains(&setting.name) => continue, // with hba only, below
             _ if setting.name == "http_listen" => "*:9127",
             (_, Status::Harmless(_) | Status::Only(_)) => continue,
             (Kind::Bool, _) if setting.default == Some("1") => "0",
@@ -377,6 +377,48 @@ fn every_active_setting_reaches_its_place() {
         let changed = rendered(&format!("{base}{} = {value}\n", setting.name));
         assert_ne!(changed, unchanged, "{} = {value} changes nothing", setting.name);
     }
+}
+
+#[test]
+fn rules_and_maps_count_with_their_method_only() {
+    let load = |auth_type: &str, hba: &str, ident: &str| {
+        let ini = format!(
+            "[pgbouncer]\nauth_file = users\nauth_type = {auth_type}\nauth_hba_file = hba\nauth_ident_file = ident\n"
+        );
+        load_files(&[("a.ini", &ini), ("users", ""), ("hba", hba), ("ident", ident)])
+    };
+    let loaded = load("hba", "local all all peer map=m\nhost all all 10.0.0.1/8 md5\n", "m a b\n").unwrap();
+    assert_eq!(loaded.config.auth.method, AuthMethod::Hba);
+    let rules = &loaded.config.auth.hba.0;
+    assert_eq!(rules.iter().map(|rule| rule.method).collect::<Vec<_>>(), [AuthMethod::Peer, AuthMethod::Md5]);
+    assert!(rules[0].map.as_ref().is_some_and(|map| map.allows("a", "b")));
+    assert_eq!(
+        warnings(&loaded),
+        [
+            "the address has bits set that its mask leaves out (hba:2): those bits do not count; PgBouncer would take \
+          the rule for one that never matches"
+        ]
+    );
+    let refused = load("hba", "local all all\n", "m a\n").unwrap_err().to_string();
+    assert_eq!(
+        refused.lines().collect::<Vec<_>>(),
+        [
+            "end-of-line before authentication method (hba:1): a rule is TYPE DATABASES USERS [ADDRESS] METHOD [OPTIONS]",
+            "missing entry at end of line (ident:1): a line is MAP SYSTEM-NAME DATABASE-USER",
+        ]
+    );
+    let unread = load("md5", "local all all\n", "m a\n").unwrap();
+    assert!(unread.config.auth.hba.0.is_empty());
+    let missing = faults("[pgbouncer]\nauth_file = users\nauth_type = hba\nauth_hba_file = none\n");
+    assert_eq!(missing, ["could not open file \"none\": No such file or directory (none)"]);
+    let certificates = faults("[pgbouncer]\nauth_file = users\nauth_type = cert\n");
+    assert_eq!(
+        certificates,
+        [
+            "auth_type=cert requires client_tls_sslmode=verify-full (a.ini:3): nobody could log in; set it, and \
+          client_tls_ca_file"
+        ]
+    );
 }
 
 #[test]

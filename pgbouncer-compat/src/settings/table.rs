@@ -6,8 +6,11 @@ pub const SETTINGS: &[Setting] = &[
     flag("application_name_add_host", "0", "Append the client's address to its `application_name` at login."),
     text("auth_dbname", "Database in which `auth_query` runs.").unset().harmless(AUTH_QUERY),
     text("auth_file", "File with users and their secrets; see [auth_file](#auth_file).").unset(),
-    text("auth_hba_file", "File with rules that choose the authentication method.").harmless(HBA),
-    text("auth_ident_file", "File that maps system users to database users.").unset().harmless(HBA),
+    text(
+        "auth_hba_file",
+        "File with rules that choose the authentication method, with `auth_type = hba`; see [authentication](authentication.md).",
+    ),
+    text("auth_ident_file", "File that maps names of certificates and system users to users, for rules with `map=`.").unset(),
     row("auth_ldap_options", Kind::Secret, "", "How to reach the LDAP server; may hold a password.")
         .unset()
         .harmless("used only with `auth_type = ldap`"),
@@ -23,7 +26,7 @@ pub const SETTINGS: &[Setting] = &[
         &["any", "trust", "plain", "md5", "cert", "hba", "ldap", "pam", "scram-sha-256"],
         "How clients prove who they are; with `md5`, users who have a SCRAM secret are asked for SCRAM.",
     )
-    .only(&["any", "trust", "plain", "md5", "scram-sha-256"]),
+    .only(&["any", "trust", "plain", "md5", "cert", "hba", "scram-sha-256"]),
     text("auth_user", "User who runs `auth_query` for users not in `auth_file`.").unset().only(&[""]),
     seconds(
         "autodb_idle_timeout",
@@ -434,7 +437,6 @@ const FACILITIES: &[&str] = &[
     "auth", "authpriv", "cron", "daemon", "user", "local0", "local1", "local2", "local3", "local4", "local5",
     "local6", "local7",
 ];
-const HBA: &str = "used only with `auth_type = hba`";
 const SERVER_TLS: &str = "used only when a server offers TLS, which is not asked for";
 
 const fn row(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Setting {

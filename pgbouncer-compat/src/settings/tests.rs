@@ -262,8 +262,6 @@ fn values_out_of_bounds_or_of_another_type() {
 #[test]
 fn what_cannot_be_honoured_is_refused() {
     for (name, refused, accepted) in [
-        ("auth_type", "hba", "plain"),
-        ("auth_type", "cert", "any"),
         ("auth_type", "pam", "trust"),
         ("auth_user", "lookup", ""),
         ("client_tls_sslmode", "allow", "disable"),

@@ -1,7 +1,9 @@
 //! Finding out whether a client is who it says: which method applies, what is known of the user, and the proof.
 
+mod certificate;
 mod credential;
 mod password;
+mod peer;
 mod rules;
 mod scram;
 
@@ -18,6 +20,7 @@ use crate::console::Rights;
 use crate::error::Refusal;
 use crate::net::Peer;
 use credential::Credential;
+use rules::Demand;
 
 /// Who a client has proven to be.
 pub(super) struct Proven {
@@ -108,9 +111,12 @@ async fn prove(
     startup: &Startup,
     spec: Option<&Arc<Database>>,
 ) -> Result<Proven, Denied> {
+    // Who is rejected costs no look-up.
+    let demand = rules::demand(arrival, config, startup).await?;
+    certificate::check(arrival, &demand, startup.user())?;
     let credential = credential::find(arrival, config, startup, spec).await?;
-    let method = rules::method(arrival, config, startup)?;
-    let keys = answer(arrival, config, method, &credential).await.map_err(Denied::of_proof)?;
+    let keys =
+        answer(arrival, config, &demand, startup.user(), &credential).await.map_err(Denied::of_proof)?;
     Ok(Proven { user: credential.user, keys })
 }
 
@@ -118,10 +124,11 @@ async fn prove(
 async fn answer(
     arrival: &mut Arrival,
     config: &Config,
-    method: AuthMethod,
+    demand: &Demand,
+    login: &str,
     credential: &Credential,
 ) -> Result<Option<Keys>, Denied> {
-    match method {
+    match demand.method {
         AuthMethod::Any => Ok(None),
         AuthMethod::Trust if credential.is_known() => Ok(None),
         AuthMethod::Trust => Err(Refusal::fatal("\"trust\" authentication failed").into()),
@@ -131,6 +138,13 @@ async fn answer(
             None => password::md5(arrival, credential).await.map(|()| None),
         },
         AuthMethod::Scram => scram::log_in(arrival, config, credential).await,
+        AuthMethod::Peer => peer::check(arrival, demand, login, credential).await.map(|()| None),
+        // The certificate itself has been checked.
+        AuthMethod::Cert if credential.is_known() => Ok(None),
+        AuthMethod::Cert => Err(Refusal::fatal("certificate authentication failed").into()),
+        AuthMethod::Ldap => Err(Refusal::fatal("ldap is not supported by this build").into()),
+        AuthMethod::Pam => Err(Refusal::fatal("pam is not supported by this build").into()),
+        AuthMethod::Reject | AuthMethod::Hba => Err(Refusal::fatal("login rejected").into()),
     }
 }
 

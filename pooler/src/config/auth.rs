@@ -6,11 +6,15 @@ use std::time::Duration;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::Hba;
+
 /// Who may log in, and how.
 #[derive(Debug, Clone)]
 pub struct Auth {
     /// How clients prove who they are.
     pub method: AuthMethod,
+    /// What the method `Hba` follows.
+    pub hba: Hba,
     /// Known users and their secrets.
     pub userlist: Userlist,
     /// Full rights on the console.
@@ -34,7 +38,7 @@ pub struct LoginLimits {
     pub failure_delay: Duration,
 }
 
-/// `auth_type`.
+/// `auth_type`, or the method of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthMethod {
     /// No check; the server-side user must be forced by the database.
@@ -47,6 +51,18 @@ pub enum AuthMethod {
     Md5,
     /// SCRAM-SHA-256.
     Scram,
+    /// A client certificate with the user's name, over TLS.
+    Cert,
+    /// The user of the operating system, over a Unix socket. Of rules only.
+    Peer,
+    /// Nobody is let in. Of rules only.
+    Reject,
+    /// A password that an LDAP server judges.
+    Ldap,
+    /// A password that PAM judges.
+    Pam,
+    /// What the first rule that fits says. Of `auth_type` only.
+    Hba,
 }
 
 /// Known users by name. A user with an empty secret exists but can pass no password method.

@@ -2,6 +2,9 @@
 //! these types checks them again; the crate that reads files builds them in one fallible step.
 
 mod auth;
+mod hba;
+mod ident;
+mod pattern;
 mod pool;
 mod timeouts;
 
@@ -12,6 +15,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use auth::{Auth, AuthMethod, LoginLimits, Secret, Userlist};
+pub use hba::{
+    AddressMatch, CertificateCheck, CertificateName, DatabaseMatch, Found, Hba, HbaRule, Hits, Incoming,
+    Interface, Transport, UserMatch,
+};
+pub use ident::{IdentLine, IdentMap, MappedUser, SystemName};
+pub use pattern::Pattern;
 pub use pool::{
     CheckQuery, Database, Host, LoadBalance, PoolMode, PoolSizes, ServerRules, SessionState, Share, User,
 };

@@ -35,6 +35,8 @@ pub struct PoolerBuilder {
     settings: Vec<(String, String)>,
     userlist: Vec<(String, String)>,
     env: Vec<(String, String)>,
+    /// Other files in its directory, by name.
+    beside: Vec<(String, String)>,
     /// The whole file, in place of all that would stand in it.
     file: Option<String>,
 }
@@ -51,6 +53,7 @@ impl PoolerBuilder {
             settings: Vec::new(),
             userlist: Vec::new(),
             env: Vec::new(),
+            beside: Vec::new(),
             file: None,
         };
         builder
@@ -124,6 +127,13 @@ impl PoolerBuilder {
         self
     }
 
+    /// One more file in `{dir}`; in place of an earlier one of the same name.
+    pub fn beside(mut self, name: &str, text: &str) -> PoolerBuilder {
+        self.beside.retain(|(known, _)| known != name);
+        self.beside.push((name.into(), text.into()));
+        self
+    }
+
     /// An environment variable of the process.
     pub fn env(mut self, name: &str, value: &str) -> PoolerBuilder {
         self.env.push((name.into(), value.into()));
@@ -193,6 +203,7 @@ impl PoolerBuilder {
         scratch.write("pooler.ini", &self.ini(scratch.path(), port));
         let quote = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
         let line = |(user, secret): &(String, String)| format!("{} {}\n", quote(user), quote(secret));
+        self.beside.iter().for_each(|(name, text)| drop(scratch.write(name, text)));
         scratch.write("userlist.txt", &self.userlist.iter().map(line).collect::<String>());
     }
 
