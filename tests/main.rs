@@ -27,6 +27,7 @@ mod kept_servers;
 mod leaks;
 mod leaving;
 mod limits;
+mod login_matrix;
 mod logins;
 mod memory;
 mod modes;

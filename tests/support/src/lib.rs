@@ -22,6 +22,7 @@ pub mod pooler;
 pub mod postgres;
 pub mod proc;
 pub mod scripted;
+pub mod secrets;
 pub mod tap;
 pub mod tools;
 pub mod wait;
