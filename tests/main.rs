@@ -15,6 +15,7 @@ mod console;
 mod console_commands;
 mod console_protocol;
 mod copy;
+mod cves;
 mod dead_peers;
 mod deadlines;
 mod deaths;
