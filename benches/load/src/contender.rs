@@ -9,13 +9,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use support::peer::Address;
+use support::pki::{Authority, Files};
 use support::pooler::{Pooler, PoolerBuilder, StartError};
 use support::postgres::{self, Database, PASSWORD, Postgres, SCRAM_USER, SUPERUSER};
+use support::tls::ClientTls;
 use support::wire::{Client, Target};
 
 use crate::Result;
 use crate::options::Options;
-use crate::work::{Protocol, Work};
+use crate::work::{Link, Protocol, Work};
 
 /// One that does the work.
 #[derive(Debug, Clone)]
@@ -73,29 +75,33 @@ impl Contender {
                 Contender::Pgbouncer { prepared: false, .. },
                 Work::Queries { protocol: Protocol::Prepared, .. },
             ) => Some("no prepared statements in transaction mode before 1.21"),
-            (Contender::Postgresql | Contender::Relay, Work::Idle { .. }) => {
+            (Contender::Postgresql | Contender::Relay, Work::Idle { .. } | Work::Beside) => {
                 Some("a server process a client")
+            }
+            (Contender::Relay, Work::Secured { .. } | Work::Logins { link: Link::Client | Link::Both }) => {
+                Some("only relays")
             }
             _ => None,
         }
     }
 
     /// Starts it, fresh for every run.
-    pub(crate) fn start(&self, stage: &Stage, access: Access) -> Result<Running> {
+    pub(crate) fn start(&self, stage: &Stage, access: Access, link: Link) -> Result<Running> {
+        let pooler = |binary| pooler(binary, stage, access, link);
         let process = match self {
             Contender::Postgresql => Process::Postgresql(stage.database.postgres().port()),
             Contender::Relay => Process::Relay(RelayProcess::start(stage.database.postgres().port())?),
             Contender::Pgbouncer { binary, prepared: true } => {
-                start(&pooler(binary, stage, access).setting("max_prepared_statements", 200))?
+                start(&pooler(binary).setting("max_prepared_statements", 200))?
             }
             Contender::Pgferry { binary, workers: Some(workers) } => {
-                start(&pooler(binary, stage, access).setting("workers", workers))?
+                start(&pooler(binary).setting("workers", workers))?
             }
             Contender::Pgbouncer { binary, .. } | Contender::Pgferry { binary, .. } => {
-                start(&pooler(binary, stage, access))?
+                start(&pooler(binary))?
             }
         };
-        Ok(Running { target: stage.target(process.port(), access), process })
+        Ok(Running { target: stage.target(process.port(), access, link), process })
     }
 }
 
@@ -124,16 +130,25 @@ pub(crate) struct Stage {
     database: Database,
     /// The SCRAM secret as in `pg_authid`; the poolers get the same.
     verifier: String,
+    /// What clients trust.
+    tls: ClientTls,
+    /// `server.crt` and `server.key`, the poolers' as well as the server's.
+    files: Files,
 }
 
 impl Stage {
     /// Starts a cluster with room for a server connection of each of 500 clients.
     pub(crate) fn new() -> Stage {
-        let postgres = Postgres::start(postgres::Options::new().config("max_connections = 600"));
+        let authority = Authority::new("load");
+        let identity = authority.server(&["localhost", "127.0.0.1"]);
+        let files = Files::new();
+        files.identity("server", &identity);
+        let options = postgres::Options::new().config("max_connections = 600").tls(&identity, None);
+        let postgres = Postgres::start(options);
         let database = postgres.database("load");
         let verifier =
             database.scalar(&format!("select rolpassword from pg_authid where rolname = '{SCRAM_USER}'"));
-        Stage { database, verifier }
+        Stage { database, verifier, tls: ClientTls::new(&authority), files }
     }
 
     /// A directory that is removed at the end.
@@ -152,11 +167,15 @@ impl Stage {
         });
     }
 
-    fn target(&self, port: u16, access: Access) -> Target {
+    fn target(&self, port: u16, access: Access, link: Link) -> Target {
         let address = Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-        match access {
+        let target = match access {
             Access::Trust => Target::new(address, postgres::USER, self.database.name()),
             Access::Scram => Target::new(address, SCRAM_USER, self.database.name()).password(PASSWORD),
+        };
+        match link {
+            Link::Plain => target,
+            Link::Client | Link::Both => target.tls(&self.tls),
         }
     }
 }
@@ -238,13 +257,25 @@ impl Drop for RelayProcess {
 }
 
 /// The same configuration for every pooler. Nothing is logged of single clients: what is measured is the pooling.
-fn pooler(binary: &Path, stage: &Stage, access: Access) -> PoolerBuilder {
+fn pooler(binary: &Path, stage: &Stage, access: Access, link: Link) -> PoolerBuilder {
     let builder = PoolerBuilder::new(binary)
         .database(&stage.database, "")
         .setting("default_pool_size", 20)
         .setting("max_client_conn", 16_000)
         .setting("log_connections", 0)
         .setting("log_disconnections", 0);
+    let file = |name: &str| stage.files.dir().join(name).display().to_string();
+    let secured = |builder: PoolerBuilder| {
+        let builder = builder.setting("client_tls_sslmode", "require");
+        builder
+            .setting("client_tls_cert_file", file("server.crt"))
+            .setting("client_tls_key_file", file("server.key"))
+    };
+    let builder = match link {
+        Link::Plain => builder,
+        Link::Client => secured(builder),
+        Link::Both => secured(builder).setting("server_tls_sslmode", "require"),
+    };
     match access {
         Access::Trust => builder,
         Access::Scram => builder.setting("auth_type", "scram-sha-256").secret(SCRAM_USER, &stage.verifier),

@@ -55,7 +55,7 @@ fn login_until(target: &Target, end: Instant, begun: &AtomicU32) -> std::result:
 }
 
 /// One client that logs in again and again.
-struct LoginLoop<'a> {
+pub(crate) struct LoginLoop<'a> {
     target: &'a Target,
     scram: ScramClient,
     startup: Vec<u8>,
@@ -65,19 +65,23 @@ struct LoginLoop<'a> {
 }
 
 impl LoginLoop<'_> {
-    fn new(target: &Target) -> LoginLoop<'_> {
+    pub(crate) fn new(target: &Target) -> LoginLoop<'_> {
         let scram = ScramClient::new(target.password.as_deref().unwrap_or_default());
         let nonce = RandomState::new().build_hasher().finish();
         LoginLoop { target, scram, startup: target.startup(), nonce, count: 0 }
     }
 
-    /// Connects, logs in up to ReadyForQuery and says Terminate.
-    fn once(&mut self) -> Result<()> {
-        let mut peer = Peer::new(self.target.address.connect()?);
+    /// Connects, logs in up to ReadyForQuery and says Terminate. TLS is not resumed: each login has a handshake of its own.
+    pub(crate) fn once(&mut self) -> Result<()> {
+        let address = &self.target.address;
+        let mut peer = Peer::new(match &self.target.tls {
+            Some(tls) => tls.clone().alpn(&["postgresql"]).connect(address)?,
+            None => address.connect()?,
+        });
         self.count += 1;
         let nonce = format!("{:016x}{:016x}", self.nonce, self.count);
         peer.send(&self.startup)?;
-        expect(&mut peer, SASL)?;
+        expect(&mut peer, SASL)?; // without channel binding, which PgBouncer does not have
         peer.send(&frontend::sasl_initial("SCRAM-SHA-256", ScramClient::first(&nonce).as_bytes()))?;
         let server_first = expect(&mut peer, SASL_CONTINUE)?;
         let answer = self.scram.answer(&nonce, std::str::from_utf8(&server_first)?)?;

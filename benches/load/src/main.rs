@@ -4,6 +4,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that prints its findings")]
 
+mod beside;
 mod contender;
 mod idle;
 mod logins;
@@ -118,8 +119,12 @@ fn run(work: Work, contender: &Contender, stage: &Stage, options: &Options) -> R
         Work::Queries { protocol, clients } => {
             queries(&running, protocol, clients, stage, options).map(|timed| timings(&timed))
         }
+        Work::Secured { clients, .. } => {
+            queries(&running, Protocol::Simple, clients, stage, options).map(|timed| timings(&timed))
+        }
         Work::Idle { clients } => idle(&running, clients),
-        Work::Logins => logins(&running, options).map(|timed| timings(&timed)),
+        Work::Logins { .. } => logins(&running, options).map(|timed| timings(&timed)),
+        Work::Beside => beside::run(&running.target, options.time),
     };
     // A pooler that died is the reason for whatever else went wrong.
     running.stop()?;
@@ -128,7 +133,11 @@ fn run(work: Work, contender: &Contender, stage: &Stage, options: &Options) -> R
 
 fn start(work: Work, contender: &Contender, stage: &Stage) -> Result<Running> {
     stage.clear();
-    contender.start(stage, if work == Work::Logins { Access::Scram } else { Access::Trust })
+    let access = match work {
+        Work::Logins { .. } | Work::Beside => Access::Scram,
+        Work::Queries { .. } | Work::Secured { .. } | Work::Idle { .. } => Access::Trust,
+    };
+    contender.start(stage, access, work.link())
 }
 
 fn queries(
@@ -173,8 +182,9 @@ fn count_syscalls(
     let counter = Counter::attach(pid, &dir)?;
     let timed = match work {
         Work::Queries { protocol, clients } => queries(&running, protocol, clients, stage, options)?,
-        Work::Idle { .. } => return Ok(Vec::new()),
-        Work::Logins => logins(&running, options)?,
+        Work::Secured { clients, .. } => queries(&running, Protocol::Simple, clients, stage, options)?,
+        Work::Idle { .. } | Work::Beside => return Ok(Vec::new()),
+        Work::Logins { .. } => logins(&running, options)?,
     };
     let counts = counter.finish()?;
     running.stop()?;

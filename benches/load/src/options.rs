@@ -79,7 +79,8 @@ fn command() -> Command {
             option(
                 "only",
                 "WORK",
-                "Only this: simple, extended, prepared, each with :1, :20, :500 or all; idle; logins",
+                "Only this: simple, extended, prepared, each with :1, :20, :500 or all; tls; tls-both; idle; logins; \
+                 tls-logins; beside",
             )
             .value_delimiter(',')
             .action(ArgAction::Append),

@@ -64,6 +64,7 @@ impl Job<'_> {
         command.arg(format!("--time={}", (self.time + WARM_UP).as_secs()));
         command.arg(format!("--host={}", address.ip())).arg(format!("--port={}", address.port()));
         command.arg(format!("--username={}", self.target.user)).arg(&self.target.database);
+        command.env("PGSSLMODE", if self.target.tls.is_some() { "require" } else { "disable" });
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Ok(command)
     }

@@ -17,6 +17,9 @@ pub(crate) enum Metric {
     P50,
     P95,
     P99,
+    /// The 99th percentile with logins beside, divided by that without.
+    Moved,
+    P99Calm,
     /// Resident memory, KiB a client.
     Rss,
     /// Proportional memory, KiB a client.
@@ -27,22 +30,26 @@ impl Metric {
     /// The metrics of this work; the first is compared.
     fn of(work: Work) -> &'static [Metric] {
         match work {
-            Work::Queries { .. } | Work::Logins => {
+            Work::Queries { .. } | Work::Secured { .. } | Work::Logins { .. } => {
                 &[Metric::Cpu, Metric::Rate, Metric::P50, Metric::P95, Metric::P99]
             }
             Work::Idle { .. } => &[Metric::Rss, Metric::Pss],
+            Work::Beside => &[Metric::Moved, Metric::P99Calm, Metric::P99, Metric::Rate],
         }
     }
 
     fn heading(self, work: Work) -> &'static str {
         match (self, work) {
-            (Metric::Cpu, Work::Logins) => "cpu us/login",
+            (Metric::Cpu, Work::Logins { .. }) => "cpu us/login",
             (Metric::Cpu, _) => "cpu us/transaction",
-            (Metric::Rate, Work::Logins) => "logins/s",
+            (Metric::Rate, Work::Logins { .. } | Work::Beside) => "logins/s",
             (Metric::Rate, _) => "transactions/s",
             (Metric::P50, _) => "p50 ms",
             (Metric::P95, _) => "p95 ms",
+            (Metric::P99, Work::Beside) => "p99 ms with",
             (Metric::P99, _) => "p99 ms",
+            (Metric::Moved, _) => "p99 with/without logins",
+            (Metric::P99Calm, _) => "p99 ms without",
             (Metric::Rss, _) => "RSS KiB/client",
             (Metric::Pss, _) => "PSS KiB/client",
         }
@@ -56,6 +63,8 @@ impl Metric {
             Metric::P50 => "p50_ms",
             Metric::P95 => "p95_ms",
             Metric::P99 => "p99_ms",
+            Metric::Moved => "p99_moved",
+            Metric::P99Calm => "p99_calm_ms",
             Metric::Rss => "rss_kib",
             Metric::Pss => "pss_kib",
         }
@@ -71,7 +80,7 @@ impl Metric {
 
     /// Latencies are noise enough without their range.
     fn shows_range(self) -> bool {
-        !matches!(self, Metric::P50 | Metric::P95 | Metric::P99)
+        !matches!(self, Metric::P50 | Metric::P95 | Metric::P99 | Metric::P99Calm)
     }
 }
 

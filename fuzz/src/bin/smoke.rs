@@ -7,17 +7,23 @@ use std::time::{Duration, Instant};
 
 use pgferry_fuzz::{TARGETS, Target};
 
-const USAGE: &str = "usage: smoke [--seconds N] [--seed N] [TARGET...]\n       smoke --replay TARGET HEX";
+const USAGE: &str = "usage: smoke [--seconds N | --inputs N] [--seed N] [TARGET...]\n       smoke --replay TARGET HEX";
 
 /// Longest input made, in bytes.
 const MAX_LEN: usize = 4096;
 
 struct Options {
     /// For each target.
-    time: Duration,
+    length: Length,
     seed: u64,
     /// None: all.
     targets: Vec<String>,
+}
+
+/// How long a target runs.
+enum Length {
+    Time(Duration),
+    Inputs(u64),
 }
 
 fn main() -> ExitCode {
@@ -36,12 +42,13 @@ fn main() -> ExitCode {
 }
 
 fn options(args: &[String]) -> Result<Options, String> {
-    let mut options = Options { time: Duration::from_secs(5), seed: 1, targets: Vec::new() };
+    let mut options = Options { length: Length::Time(Duration::from_secs(5)), seed: 1, targets: Vec::new() };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let mut number = || args.next().and_then(|n| n.parse::<u64>().ok()).ok_or(USAGE);
         match arg.as_str() {
-            "--seconds" => options.time = Duration::from_secs(number()?),
+            "--seconds" => options.length = Length::Time(Duration::from_secs(number()?)),
+            "--inputs" => options.length = Length::Inputs(number()?),
             "--seed" => options.seed = number()?,
             name => options.targets.push(find(name)?.name.to_owned()),
         }
@@ -75,9 +82,13 @@ fn run_all(options: &Options) -> Result<(), String> {
 fn run(target: &Target, options: &Options) -> Result<u64, String> {
     let corpus = (target.corpus)();
     let mut random = Random(options.seed);
-    let end = Instant::now() + options.time;
+    let start = Instant::now();
     let mut inputs = 0;
-    while inputs < corpus.len() as u64 || Instant::now() < end {
+    let goes_on = |inputs| match options.length {
+        Length::Time(time) => start.elapsed() < time,
+        Length::Inputs(wanted) => inputs < wanted,
+    };
+    while inputs < corpus.len() as u64 || goes_on(inputs) {
         // The corpus as it is comes first.
         let input = match corpus.get(inputs as usize) {
             Some(input) => input.clone(),

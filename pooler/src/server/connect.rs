@@ -257,7 +257,8 @@ pub(crate) async fn dial(shared: &Shared, host: &Host, port: u16) -> Result<Stre
 
 /// Answers what the server asks until it is content.
 async fn authenticate(pool: &Arc<Pool>, conversation: &mut Conversation) -> Result<(), ConnectError> {
-    let secret = login_secret(pool);
+    // Who has none answers with an empty one, as PgBouncer does, and is refused in the server's own words.
+    let secret = login_secret(pool).or_else(|| Some(Secret::new("")));
     let binding = channel_binding(pool);
     let end_point = end_point(conversation);
     let mut scram = Scram::NotBegun;

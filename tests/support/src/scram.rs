@@ -18,8 +18,11 @@ pub(crate) struct ScramServer {
 
 impl ScramServer {
     pub(crate) fn new(password: &str) -> ScramServer {
-        // SCRAM-SHA-256$ITERATIONS:SALT$STORED_KEY:SERVER_KEY
-        let verifier = scram_sha_256(password.as_bytes());
+        ScramServer::with_verifier(&scram_sha_256(password.as_bytes()))
+    }
+
+    /// `SCRAM-SHA-256$ITERATIONS:SALT$STORED_KEY:SERVER_KEY`
+    pub(crate) fn with_verifier(verifier: &str) -> ScramServer {
         let parts: Vec<&str> = verifier.split(['$', ':']).collect();
         let decode = |text: &str| BASE64.decode(text).expect("base64 in a verifier");
         ScramServer {
@@ -57,7 +60,7 @@ fn attribute<'a>(message: &'a str, name: &str) -> Option<&'a str> {
     message.split(',').find_map(|part| part.strip_prefix(name))
 }
 
-fn hmac(key: &[u8], data: &[u8]) -> Vec<u8> {
+pub(crate) fn hmac(key: &[u8], data: &[u8]) -> Vec<u8> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("any key length will do");
     mac.update(data);
     mac.finalize().into_bytes().to_vec()
