@@ -1,7 +1,8 @@
-//! Fuzz targets for the protocol crate. Each takes any bytes and panics where an invariant does not hold.
+//! Fuzz targets for the protocol crate, and for the files that say who may log in. Each takes any bytes and panics where an invariant does not hold.
 
 mod error_fields;
 mod frames;
+mod hba;
 mod input;
 mod operations;
 mod postgres;
@@ -10,6 +11,7 @@ mod startup;
 
 pub use error_fields::error_fields;
 pub use frames::frames;
+pub use hba::hba;
 pub use operations::operations;
 pub use scram::scram;
 pub use startup::startup;
@@ -22,10 +24,11 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     Target { name: "startup", run: startup, corpus: startup::corpus },
     Target { name: "scram", run: scram, corpus: scram::corpus },
     Target { name: "error_fields", run: error_fields, corpus: error_fields::corpus },
     Target { name: "frames", run: frames, corpus: frames::corpus },
+    Target { name: "hba", run: hba, corpus: hba::corpus },
     Target { name: "operations", run: operations, corpus: operations::corpus },
 ];

@@ -27,6 +27,8 @@ pub enum Show {
     Latency,
     /// `LISTS`
     Lists,
+    /// `HBA`: the rules that choose the method, and how often each has. Not PgBouncer's.
+    Hba,
     /// `MEM`
     Mem,
     /// `PEERS`
@@ -138,6 +140,7 @@ pub const ITEMS: &[(&str, Show)] = &[
     ("dns_zones", Show::DnsZones),
     ("fds", Show::Fds),
     ("help", Show::Help),
+    ("hba", Show::Hba),
     ("lists", Show::Lists),
     ("mem", Show::Mem),
     ("peers", Show::Peers),
@@ -203,6 +206,7 @@ impl Show {
             Show::Peers => PEERS,
             Show::PeerPools => PEER_POOLS,
             Show::Events => EVENTS,
+            Show::Hba => HBA,
             Show::Pins => PINS,
             Show::PinTotals => PIN_TOTALS,
             Show::Pools => POOLS,
@@ -380,6 +384,21 @@ const PEER_POOLS: &[Column] = &[
     int4("sv_login"),
 ];
 
+/// Those of PostgreSQL's `pg_hba_file_rules`, lists with commas.
+const HBA: &[Column] = &[
+    int4("rule_number"),
+    text("file_name"),
+    int4("line_number"),
+    text("type"),
+    text("database"),
+    text("user_name"),
+    text("address"),
+    text("netmask"),
+    text("auth_method"),
+    text("options"),
+    int8("hits"),
+];
+
 const PINS: &[Column] = &[
     text("user"),
     text("database"),
@@ -554,6 +573,7 @@ mod tests {
             ("dns_hosts", 3),
             ("dns_zones", 3),
             ("fds", 15),
+            ("hba", 11),
             ("help", 0),
             ("lists", 2),
             ("mem", 5),
@@ -579,7 +599,7 @@ mod tests {
         ] {
             assert_eq!(Show::named(item).unwrap().columns().len(), columns, "{item}");
         }
-        assert_eq!(ITEMS.len(), 31 + FAKE_PARAMETERS.len());
+        assert_eq!(ITEMS.len(), 32 + FAKE_PARAMETERS.len());
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod about;
 mod advice;
 mod blockers;
 mod connections;
+mod hba;
 mod latency;
 mod pins;
 mod pools;
@@ -31,6 +32,7 @@ pub(crate) fn answer(item: Show, control: &Control, configuration: &dyn Configur
         Show::Clients => connections::clients(&mut table, control),
         Show::Servers => connections::servers(&mut table, control),
         Show::Events => stats::events(&mut table, control),
+        Show::Hba => hba::hba(&mut table, control),
         Show::Pins => pins::pins(&mut table, control),
         Show::PinTotals => pins::totals(&mut table, control),
         Show::Pools => pools::pools(&mut table, control),

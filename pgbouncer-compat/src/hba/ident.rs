@@ -55,7 +55,7 @@ fn mapped(token: &Token, system: &SystemName) -> Outcome<MappedUser> {
         }
         (SystemName::Pattern(of_system), Some(_)) => {
             let text = format!(
-                "regular expression \"{of_system:?}\" has no subexpressions as requested by backreference in \"{text}\""
+                "regular expression \"{of_system}\" has no subexpressions as requested by backreference in \"{text}\""
             );
             Err(Complaint::new(text, "put what \\1 is to stand for in parentheses"))
         }

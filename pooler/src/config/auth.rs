@@ -65,6 +65,25 @@ pub enum AuthMethod {
     Hba,
 }
 
+impl AuthMethod {
+    /// Its word in a rule, or that of `auth_type`.
+    pub fn name(self) -> &'static str {
+        match self {
+            AuthMethod::Any => "any",
+            AuthMethod::Trust => "trust",
+            AuthMethod::Plain => "password",
+            AuthMethod::Md5 => "md5",
+            AuthMethod::Scram => "scram-sha-256",
+            AuthMethod::Cert => "cert",
+            AuthMethod::Peer => "peer",
+            AuthMethod::Reject => "reject",
+            AuthMethod::Ldap => "ldap",
+            AuthMethod::Pam => "pam",
+            AuthMethod::Hba => "hba",
+        }
+    }
+}
+
 /// Known users by name. A user with an empty secret exists but can pass no password method.
 #[derive(Debug, Clone, Default)]
 pub struct Userlist(pub HashMap<String, Secret>);

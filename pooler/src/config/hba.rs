@@ -1,5 +1,6 @@
 //! `auth_hba_file`: rules of which the first that fits a connection says how its client has to prove who it is.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -193,6 +194,18 @@ impl Hba {
 }
 
 impl HbaRule {
+    /// Address and mask as PostgreSQL's view shows them.
+    pub fn address_columns(&self) -> (Option<String>, Option<String>) {
+        match &self.address {
+            _ if self.transport == Transport::Local => (None, None),
+            AddressMatch::All => (Some("all".into()), None),
+            AddressMatch::SameHost => (Some("samehost".into()), None),
+            AddressMatch::SameNet => (Some("samenet".into()), None),
+            AddressMatch::Net { base, mask } => (Some(base.to_string()), Some(mask.to_string())),
+            AddressMatch::Name(name) => (Some(name.clone()), None),
+        }
+    }
+
     /// Whether all but the address fits.
     fn is_about(&self, incoming: &Incoming<'_>) -> bool {
         self.transport.carries(incoming)
@@ -245,6 +258,28 @@ impl UserMatch {
             UserMatch::All => true,
             UserMatch::Name(name) => name == user,
             UserMatch::Pattern(pattern) => pattern.is_in(user),
+        }
+    }
+}
+
+impl fmt::Display for DatabaseMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DatabaseMatch::All => f.write_str("all"),
+            DatabaseMatch::SameUser => f.write_str("sameuser"),
+            DatabaseMatch::Replication => f.write_str("replication"),
+            DatabaseMatch::Name(name) => f.write_str(name),
+            DatabaseMatch::Pattern(pattern) => pattern.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for UserMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            UserMatch::All => f.write_str("all"),
+            UserMatch::Name(name) => f.write_str(name),
+            UserMatch::Pattern(pattern) => pattern.fmt(f),
         }
     }
 }
