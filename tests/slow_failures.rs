@@ -144,11 +144,16 @@ fn metric(pooler: &Pooler, name: &str) -> f64 {
 fn connections_that_do_not_log_in_are_few() {
     let pooled = guarded(|builder| {
         let builder = builder.setting("max_login_clients", 20).setting("max_login_clients_per_address", 10);
-        builder.setting("client_login_timeout", 3)
+        builder.setting("client_login_timeout", 8).setting("http_listen", "127.0.0.1:0")
     });
+    let await_newcomers = |count: f64| {
+        let what = format!("{count} that have not logged in");
+        eventually(&what, SOON, || metric(&pooled.pooler, "pgferry_logins_in_progress") == count);
+    };
     let right = pooled.target().password(PASSWORD);
     let mut early: Vec<Client> = (0..15).map(|_| Client::login(&right)).collect();
     let silent = newcomers(&pooled.pooler, 10);
+    await_newcomers(10.0);
     let fields = refusal(&right);
     assert_eq!((fields.severity(), fields.code()), ("FATAL", "53300"));
     assert_eq!(
@@ -158,6 +163,7 @@ fn connections_that_do_not_log_in_are_few() {
     let other_way = Target { address: pooled.pooler.unix_address(), ..right.clone() };
     Client::login(&other_way);
     let _more: Vec<_> = (0..10).map(|_| Client::open(&other_way.address)).collect();
+    await_newcomers(20.0);
     for target in [&right, &other_way] {
         assert_eq!(refusal(target).message(), "too many connections are logging in (max_login_clients)");
     }
@@ -169,7 +175,7 @@ fn connections_that_do_not_log_in_are_few() {
     early[0].cancel();
     assert_eq!(early[0].read_until_ready().error().expect("cancelled").code(), "57014");
     // Who has said nothing for too long makes room.
-    eventually("room", SOON, || Client::try_login(&right).is_ok());
+    eventually("room", 2 * SOON, || Client::try_login(&right).is_ok());
     drop(silent);
 }
 
