@@ -76,6 +76,12 @@ fn get(site: SocketAddr, path: &str) -> Answer {
     request(site, "GET", path, "")
 }
 
+/// A page as text.
+#[track_caller]
+pub(crate) fn page(pooler: &Pooler, path: &str) -> String {
+    get(site(pooler), path).body
+}
+
 #[track_caller]
 fn order(site: SocketAddr, path: &str, token: &str) -> Answer {
     request(site, "POST", path, &format!("Authorization: Bearer {token}\r\nContent-Length: 0\r\n"))

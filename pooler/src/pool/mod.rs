@@ -376,8 +376,12 @@ impl Pool {
         lock(&self.dialling).failure = None;
     }
 
+    /// A client has disclosed keys. If they are others than before, what was refused without them may be tried again.
     pub(crate) fn pass_through(&self, keys: Keys) {
-        *lock(&self.passed_through) = Some(keys);
+        let before = lock(&self.passed_through).replace(keys.clone());
+        if before.is_none_or(|before| before != keys) {
+            lock(&self.dialling).failure = None;
+        }
     }
 
     /// What all workers have counted.

@@ -32,5 +32,5 @@ pub mod wire;
 
 mod diff;
 mod scram;
-mod scratch;
+pub mod scratch;
 mod watchdog;

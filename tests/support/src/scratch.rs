@@ -14,14 +14,14 @@ use crate::watchdog::Watchdog;
 
 /// A directory that is removed at the end, whatever the end is.
 #[derive(Debug)]
-pub(crate) struct Scratch {
+pub struct Scratch {
     path: PathBuf,
     watchdog: Option<Watchdog>,
 }
 
 impl Scratch {
     /// A new empty directory for a server, owned by the user as whom servers run. Others may enter it (Unix sockets).
-    pub(crate) fn new(hint: &str) -> Scratch {
+    pub fn new(hint: &str) -> Scratch {
         let path = std::env::temp_dir().join(format!("pgferry-{hint}-{:08x}", random() as u32));
         fs::create_dir(&path).unwrap_or_else(|e| panic!("create {}: {e}", path.display()));
         let watchdog = Watchdog::of_dir(&path);
@@ -31,7 +31,8 @@ impl Scratch {
         scratch
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
@@ -43,7 +44,7 @@ impl Scratch {
     }
 
     /// Writes a file that servers may read and change.
-    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path.join(name);
         fs::write(&path, text).unwrap_or_else(|e| panic!("write {}: {e}", path.display()));
         give_to_servers(&path);
