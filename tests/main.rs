@@ -52,4 +52,5 @@ mod settings_follow;
 mod simple;
 mod state;
 mod timeouts;
+mod tls;
 mod watching;

@@ -23,6 +23,7 @@ mod peers;
 mod reference;
 pub mod settings;
 pub mod texts;
+mod tls;
 mod userlist;
 mod users;
 mod value;

@@ -14,13 +14,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, oneshot};
 
 use crate::clients::CancelKey;
-use crate::config::Host;
 use crate::events::report;
 use crate::handover::Whence;
-use crate::net::{Peer, Stream};
+use crate::net::Stream;
 use crate::peers;
 use crate::pool::Pool;
-use crate::server::{ServerInfo, dial};
+use crate::server::{ServerInfo, dial_again};
 use crate::shared::Shared;
 use crate::worker::{Local, Order, Worker};
 
@@ -247,11 +246,9 @@ pub(crate) async fn send(pool: &Pool, server: &ServerInfo, still_meant: impl FnO
     if server.secret.is_empty() {
         return false; // the server gave no key
     }
-    let host = match server.remote {
-        Peer::Tcp(address) => Host::Tcp(address.ip().to_string()), // of a name's addresses, the one it is at
-        Peer::Unix { .. } => server.host.clone(),
-    };
-    let Ok(mut stream) = dial(&pool.shared, &host, server.port).await else { return false };
+    let at = (&server.host, server.remote); // of a name's addresses, the one it is at
+    let dialled = dial_again(&pool.shared, at, server.port, &pool.server_tls()).await;
+    let Ok(mut stream) = dialled else { return false };
     still_meant() && deliver(&mut stream, server.pid, &server.secret).await
 }
 
@@ -261,7 +258,11 @@ pub(crate) async fn deliver(stream: &mut Stream, pid: u32, secret: &[u8]) -> boo
     let mut packet = Vec::with_capacity(16);
     startup::encode_cancel(&mut packet, pid, secret);
     let mut byte = [0u8; 1];
-    let mut read = stream.write_all(&packet).await.map(|()| 1);
+    let sent = async {
+        stream.write_all(&packet).await?;
+        stream.flush().await
+    };
+    let mut read = sent.await.map(|()| 1);
     while matches!(read, Ok(n) if n > 0) {
         read = stream.read(&mut byte).await;
     }

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::config::{Listen, ListenAddr, UnixListen};
 use crate::handover::Inheritance;
-use crate::net::{Peer, Stream, sockopt};
+use crate::net::{self, Peer, Stream, sockopt};
 use crate::shared::Shared;
 use crate::snapshot::Listening;
 
@@ -68,10 +68,11 @@ impl Accepted {
 
     /// Makes the calling thread's event loop watch it.
     pub(crate) fn into_stream(self) -> Option<Stream> {
-        match self {
-            Accepted::Tcp(s) => TcpStream::from_std(s).ok().map(Stream::Tcp),
-            Accepted::Unix(s) => UnixStream::from_std(s).ok().map(Stream::Unix),
-        }
+        let socket = match self {
+            Accepted::Tcp(s) => net::Socket::Tcp(TcpStream::from_std(s).ok()?),
+            Accepted::Unix(s) => net::Socket::Unix(UnixStream::from_std(s).ok()?),
+        };
+        Some(socket.into())
     }
 }
 

@@ -133,6 +133,7 @@ fn every_setting_of_pgbouncer_with_its_default() {
             ("on_timeout", Some("disconnect"), true),
             ("query_stats", Some("500"), true),
             ("request_timeout", Some("0"), true),
+            ("server_tls_negotiation", Some("postgres"), true),
             ("session_state", Some("preserve"), true),
             ("statement_timeout", Some("0"), true),
             ("statement_timeout_grace", Some("5"), true),
@@ -262,10 +263,7 @@ fn what_cannot_be_honoured_is_refused() {
         ("auth_type", "cert", "any"),
         ("auth_type", "pam", "trust"),
         ("auth_user", "lookup", ""),
-        ("client_tls_sslmode", "allow", "disable"),
         ("resolv_conf", "/etc/other", ""),
-        ("server_tls_sslmode", "require", "Prefer"),
-        ("server_tls_sslmode", "verify-full", "disable"),
     ] {
         let mut values = Values::default();
         let error = values.set(name, refused, None);

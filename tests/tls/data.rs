@@ -1,0 +1,1 @@
+//! Much data, slow readers, sudden ends: TLS holds bytes of its own.
