@@ -2,6 +2,7 @@
 
 mod clients;
 mod data;
+mod reload;
 mod servers;
 
 use std::sync::OnceLock;

@@ -7,6 +7,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::startup;
@@ -21,6 +22,7 @@ use crate::peers;
 use crate::pool::Pool;
 use crate::server::{ServerInfo, dial_again};
 use crate::shared::Shared;
+use crate::tls::ServerTls;
 use crate::worker::{Local, Order, Worker};
 
 /// Cancel requests for what one server does while one client has it. They are numbered in the order in which they come.
@@ -247,9 +249,16 @@ pub(crate) async fn send(pool: &Pool, server: &ServerInfo, still_meant: impl FnO
         return false; // the server gave no key
     }
     let at = (&server.host, server.remote); // of a name's addresses, the one it is at
-    let dialled = dial_again(&pool.shared, at, server.port, &pool.server_tls()).await;
+    let dialled = dial_again(&pool.shared, at, server.port, &tls_for(pool, server)).await;
     let Ok(mut stream) = dialled else { return false };
     still_meant() && deliver(&mut stream, server.pid, &server.secret).await
+}
+
+/// As for a new connection, but that a server which has refused TLS where it may is not asked again.
+fn tls_for(pool: &Pool, server: &ServerInfo) -> Arc<ServerTls> {
+    let tls = pool.server_tls();
+    let refused = server.tls.is_empty() && !tls.mode().is_mandatory();
+    if refused { Arc::default() } else { tls }
 }
 
 /// Sends a cancel request, and waits until the other side closes: then it has dealt with it. Returns whether it did,

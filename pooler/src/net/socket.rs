@@ -1,6 +1,6 @@
 //! The socket itself, without what may be spoken over it.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -84,6 +84,31 @@ impl Socket {
             Socket::Tcp(s) => s.try_write(bytes),
             Socket::Unix(s) => s.try_write(bytes),
             Socket::Closed => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// As [`try_send`](Self::try_send), of several pieces.
+    pub(super) fn try_send_all(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(s) => s.try_write_vectored(pieces),
+            Socket::Unix(s) => s.try_write_vectored(pieces),
+            Socket::Closed => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// As [`poll_send`](Self::poll_send), of several pieces.
+    pub(super) fn poll_send_all(
+        &mut self,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.try_send_all(pieces) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => match self {
+                Socket::Tcp(s) => Pin::new(s).poll_write_vectored(cx, pieces),
+                Socket::Unix(s) => Pin::new(s).poll_write_vectored(cx, pieces),
+                Socket::Closed => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            },
+            sent => Poll::Ready(sent),
         }
     }
 

@@ -1,7 +1,7 @@
 //! TLS over a socket. rustls works on memory; this moves bytes between it and the socket.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -92,7 +92,7 @@ async fn shake_hands(
 /// Takes in what was read. What is wrong with it the peer is told, as far as there is room.
 fn process(connection: &mut Connection, socket: &Socket) -> io::Result<()> {
     connection.process_new_packets().map(drop).map_err(|error| {
-        let _ = connection.write_tls(&mut Ready(socket));
+        push_ready(connection, socket);
         invalid(error)
     })
 }
@@ -112,6 +112,15 @@ fn poll_push(connection: &mut Connection, socket: &mut Socket, cx: &mut Context<
         }
     }
     Poll::Ready(Ok(()))
+}
+
+/// The same, as far as there is room now.
+fn push_ready(connection: &mut Connection, socket: &Socket) {
+    while connection.wants_write() {
+        if !matches!(connection.write_tls(&mut Ready(socket)), Ok(n) if n > 0) {
+            return;
+        }
+    }
 }
 
 impl Tls {
@@ -204,11 +213,7 @@ impl Tls {
     }
 
     fn push_ready(&mut self) {
-        while self.connection.wants_write() {
-            if !matches!(self.connection.write_tls(&mut Ready(&self.socket)), Ok(n) if n > 0) {
-                return;
-            }
-        }
+        push_ready(&mut self.connection, &self.socket);
     }
 
     /// As [`Stream::send_last`]; nothing can be sent behind it.
@@ -266,6 +271,13 @@ impl Write for Polled<'_, '_> {
         }
     }
 
+    fn write_vectored(&mut self, records: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self.socket.poll_send_all(self.cx, records) {
+            Poll::Ready(sent) => sent,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -283,6 +295,10 @@ impl Read for Ready<'_> {
 impl Write for Ready<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.try_send(bytes)
+    }
+
+    fn write_vectored(&mut self, records: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.try_send_all(records)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -173,6 +173,12 @@ impl ServerTls {
         ServerTls(Arc::new(config))
     }
 
+    /// Which ignores what clients say by ALPN.
+    pub fn without_alpn(mut self) -> ServerTls {
+        Arc::make_mut(&mut self.0).alpn_protocols.clear();
+        self
+    }
+
     /// Serves the handshake on a socket whose SSLRequest was answered.
     pub fn handshake(&self, socket: Stream) -> io::Result<Stream> {
         let connection = ServerConnection::new(self.0.clone());
@@ -206,7 +212,10 @@ impl Session {
     fn establish(connection: Connection, socket: Stream) -> io::Result<Stream> {
         let mut session = Session { connection, socket };
         while session.connection.is_handshaking() {
-            session.connection.complete_io(&mut session.socket)?;
+            if let Err(error) = session.connection.complete_io(&mut session.socket) {
+                let _ = session.send_all(); // the alert that says why
+                return Err(error);
+            }
         }
         session.send_all()?;
         Ok(Stream::Tls(Box::new(session)))
