@@ -144,10 +144,10 @@ pub(super) fn verify_signature(
     Err(bad())
 }
 
-fn candidates<'a>(
-    algorithms: &'a WebPkiSupportedAlgorithms,
+fn candidates(
+    algorithms: &WebPkiSupportedAlgorithms,
     scheme: SignatureScheme,
-) -> Result<&'a [&'static dyn rustls::pki_types::SignatureVerificationAlgorithm], Error> {
+) -> Result<&[&'static dyn rustls::pki_types::SignatureVerificationAlgorithm], Error> {
     let found = algorithms.mapping.iter().find(|(known, _)| *known == scheme);
     let found = found.map(|(_, candidates)| *candidates);
     found.ok_or_else(|| PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into())
