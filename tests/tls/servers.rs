@@ -140,6 +140,10 @@ fn what_certificates_are_believed() {
     for algorithm in [&rcgen::PKCS_ED25519, &rcgen::PKCS_ECDSA_P384_SHA384] {
         check(&root.issue(common_name("127.0.0.1").key(algorithm)), &ca, "verify-full", None);
     }
+    // Of the first version, which knows no extensions: where nothing is verified it will do.
+    let old = root.version_1(common_name("127.0.0.1"));
+    check(&old, "", "require", None);
+    check(&old, &ca, "verify-ca", Some("invalid peer certificate"));
     // One that is listed itself, as `openssl req -x509` makes it: it says that it is an authority.
     let own = common_name("127.0.0.1").alternatives(&["127.0.0.1"]).with(|params| {
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);

@@ -163,6 +163,43 @@ fn contents(der: &[u8]) -> Option<&[u8]> {
 mod tests {
     use super::*;
 
+    fn signed_with(algorithm: &'static rcgen::SignatureAlgorithm) -> Vec<u8> {
+        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+        rcgen::CertificateParams::default().self_signed(&key).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn the_end_point_is_hashed_as_the_certificate_is_signed() {
+        let der = signed_with(&rcgen::PKCS_ECDSA_P256_SHA256);
+        assert_eq!(end_point(&der), Some(Sha256::digest(&der).to_vec()));
+        let der = signed_with(&rcgen::PKCS_ECDSA_P384_SHA384);
+        assert_eq!(end_point(&der), Some(Sha384::digest(&der).to_vec()));
+        assert_eq!(end_point(&signed_with(&rcgen::PKCS_ED25519)), None);
+        assert_eq!(end_point(b"no certificate"), None);
+    }
+
+    /// RSA-PSS names its hash in parameters, by default SHA-1, in whose place RFC 5929 puts SHA-256.
+    #[test]
+    fn the_hash_of_rsa_pss_is_in_its_parameters() {
+        let with = |parameters: &[u8]| {
+            // SEQUENCE { id-RSASSA-PSS, parameters }
+            let oid = [0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 0x0a];
+            let content = [&oid, parameters].concat();
+            let der = [&[0x30, content.len() as u8], content.as_slice()].concat();
+            hash_of(&AlgorithmIdentifierOwned::from_der(&der).unwrap())
+        };
+        let sha = |last: u8| {
+            let oid = [0x06, 9, 0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, last];
+            [&[0x30, 15, 0xa0, 13, 0x30, 11], oid.as_slice()].concat()
+        };
+        assert_eq!(with(&[]), Some(Hash::Sha256));
+        assert_eq!(with(&[0x30, 0]), Some(Hash::Sha256));
+        assert_eq!(with(&sha(1)), Some(Hash::Sha256));
+        assert_eq!(with(&sha(2)), Some(Hash::Sha384));
+        assert_eq!(with(&sha(3)), Some(Hash::Sha512));
+        assert_eq!(with(&sha(4)), None); // SHA-224
+    }
+
     #[test]
     fn wildcards_stand_for_one_label() {
         assert!(name_matches("db.example.com", "DB.example.com"));

@@ -25,6 +25,17 @@ pub(super) struct Files<'a> {
     pub(super) findings: &'a mut Findings,
 }
 
+/// Stands for the authorities of the system.
+const SYSTEM: &str = "system";
+
+/// Where Debian, Red Hat, SUSE and Alpine keep them.
+const SYSTEM_FILES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
 /// Of settings and files.
 pub(super) type Fingerprint = [u8; 32];
 
@@ -75,17 +86,25 @@ impl<'a> Files<'a> {
         }
     }
 
-    /// The certificates that are believed. Some of a bundle may be unreadable, but not all.
+    /// The certificates that are believed, of a file or of the system. Some of them may be unreadable, but not all.
     pub(super) fn authorities(&mut self, path: &str) -> Option<Authorities> {
+        let path = match path {
+            SYSTEM => match SYSTEM_FILES.iter().find(|path| (self.read)(Path::new(path)).is_ok()) {
+                Some(path) => path,
+                None => {
+                    let advice = format!("looked for {}", SYSTEM_FILES.join(", "));
+                    self.findings.fault("ca_file", "the system has no file of authorities", advice);
+                    return None;
+                }
+            },
+            path => path,
+        };
         let listed = self.certificates("ca_file", path)?;
         let mut roots = RootCertStore::empty();
-        let (added, ignored) = roots.add_parsable_certificates(listed.iter().cloned());
+        let (_, ignored) = roots.add_parsable_certificates(listed.iter().cloned());
         if ignored > 0 {
             let message = format!("{ignored} certificates in {path} are not understood");
             self.findings.warn("ca_file", message, "what they have signed is not accepted");
-        }
-        if added == 0 && listed.is_empty() {
-            return None;
         }
         Some(Authorities { roots: Arc::new(roots), listed })
     }

@@ -8,6 +8,7 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
     ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection,
     SupportedProtocolVersion,
@@ -168,7 +169,10 @@ impl ServerTls {
             None => config.with_no_client_auth(),
         };
         let (chain, key) = parse(identity);
-        let mut config = config.with_single_cert(chain, key).expect("a certificate and its key");
+        // Without the checks of `with_single_cert`, which does not read certificates of version 1.
+        let key = ring::default_provider().key_provider.load_private_key(key).expect("a key");
+        let resolver = SingleCertAndKey::from(CertifiedKey::new(chain, key));
+        let mut config = config.with_cert_resolver(Arc::new(resolver));
         config.alpn_protocols = vec![b"postgresql".to_vec()];
         ServerTls(Arc::new(config))
     }
