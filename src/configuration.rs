@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use admin::Configuration;
 use pgbouncer_compat::settings::{Applies, Values};
-use pgbouncer_compat::{Draft, Faults, Loaded, NotSet, Program};
+use pgbouncer_compat::{Draft, Faults, Finding, Loaded, NotSet, Program};
 use pooler::control::Control;
 use pooler::reload::{Change, Effect, Plan};
 use tracing::{error, info, warn};
@@ -71,16 +71,17 @@ impl Configuration for Source {
         Ok(())
     }
 
-    fn set(&self, control: &Control, key: &str, value: &str) -> Result<(), NotSet> {
+    fn set(&self, control: &Control, key: &str, value: &str) -> Result<Vec<Finding>, NotSet> {
         let mut read = self.read();
         let loaded = read.draft.set(&read.path, &read.settings, key, value)?;
+        loaded.unusable_tls.iter().for_each(|fault| warn!("{fault}"));
         self.apply_to_log(&loaded.program);
         control.reload(loaded.config);
         read.path = loaded.program.conffile;
         read.settings = loaded.settings;
         read.was_set.retain(|(name, _)| name != key);
         read.was_set.push((key.to_owned(), value.to_owned()));
-        Ok(())
+        Ok(loaded.unusable_tls)
     }
 
     fn plan(&self, control: &Control, file: Option<&Path>) -> Result<Plan, String> {

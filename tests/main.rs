@@ -58,4 +58,5 @@ mod simple;
 mod slow_failures;
 mod state;
 mod timeouts;
+mod tls;
 mod watching;

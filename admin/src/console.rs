@@ -4,10 +4,10 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use pgbouncer_compat::NotSet;
 use pgbouncer_compat::columns::Show;
 use pgbouncer_compat::command::{self, Command};
 use pgbouncer_compat::settings::Values;
+use pgbouncer_compat::{Finding, NotSet};
 use pooler::console::{Console, Conversing, Rights};
 use pooler::control::Control;
 use pooler::reload::Plan;
@@ -34,11 +34,12 @@ pub trait Configuration: Send + Sync {
     /// Every fault of the files.
     fn plan(&self, control: &Control, file: Option<&Path>) -> Result<Plan, String>;
 
-    /// Changes a setting until the next reload. It takes effect at once, or keeps its value.
+    /// Changes a setting until the next reload. It takes effect at once, or keeps its value. Returns why TLS goes on as it
+    /// was, if the settings of TLS can't be used together.
     ///
     /// # Errors
     /// There is no such setting, this is none of its values, or it takes a restart.
-    fn set(&self, control: &Control, key: &str, value: &str) -> Result<(), NotSet>;
+    fn set(&self, control: &Control, key: &str, value: &str) -> Result<Vec<Finding>, NotSet>;
 
     /// The settings in effect.
     fn settings(&self) -> Values;

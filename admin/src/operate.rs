@@ -80,16 +80,24 @@ pub(crate) async fn cancel(control: &Control, client: Option<u64>) -> Answer {
     }
 }
 
-/// With a fault nothing changes.
+/// With a fault nothing changes. Settings of TLS may be wrong until others have followed, a key behind its certificate; what
+/// was in effect of TLS stays meanwhile.
 pub(crate) fn set(control: &Control, configuration: &dyn Configuration, key: &str, value: &str) -> Answer {
     info!("SET {key} command issued"); // the value may be a secret
-    configuration.set(control, key, value).map_err(|not_set| {
+    let unusable = configuration.set(control, key, value).map_err(|not_set| {
         let error = refused("SET failed").with_detail(not_set.what);
         if not_set.advice.is_empty() { error } else { error.with_hint(not_set.advice) }
     })?;
     let is_secret = Setting::find(key).is_some_and(|setting| setting.kind == Kind::Secret);
     let shown = if is_secret { HIDDEN } else { value };
-    Ok(done(&format!("SET {key}={shown}")))
+    let mut out = Vec::new();
+    if !unusable.is_empty() {
+        let why: Vec<String> = unusable.iter().map(ToString::to_string).collect();
+        let text = "TLS settings could not be applied, still using old configuration";
+        ErrorMessage::notice(text).with_detail(why.join("\n")).encode_notice(&mut out);
+    }
+    out.extend(done(&format!("SET {key}={shown}")));
+    Ok(out)
 }
 
 /// New clients of the database are refused; those that are there stay.

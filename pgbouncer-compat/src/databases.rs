@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use pooler::config::{ChannelBinding, Database, Host, LoadBalance, OwnTimeLimits, Secret};
+use pooler::config::{ChannelBinding, Database, DatabaseTls, Host, LoadBalance, OwnTimeLimits, Secret};
 
 use crate::connstr;
 use crate::finding::{Place, Report, did_you_mean};
 use crate::ini::ReadFile;
 use crate::limits;
 use crate::secret;
+use crate::tls;
 use crate::users;
 use crate::value::{self, Unit};
 
@@ -184,6 +185,35 @@ pub(crate) const KEYS: &[Key] = &[
             Ok(())
         },
     ),
+    key(
+        "client_tls_sslmode",
+        MODES,
+        "What clients of this database need at least, over TCP. Not PgBouncer's.",
+        |db, v| {
+            db.client_tls = Some(tls::mode(v)?);
+            Ok(())
+        },
+    ),
+    key("server_tls_sslmode", MODES, OWN_TLS, |db, v| {
+        db.server_tls.mode = Some(tls::mode(v)?);
+        Ok(())
+    }),
+    key("server_tls_negotiation", "`postgres`, `direct`", OWN_TLS, |db, v| {
+        db.server_tls.negotiation = Some(tls::negotiation(v)?);
+        Ok(())
+    }),
+    key("server_tls_ca_file", "file", OWN_TLS, |db, v| {
+        db.server_tls.ca_file = Some(v.to_owned());
+        Ok(())
+    }),
+    key("server_tls_cert_file", "file", OWN_TLS, |db, v| {
+        db.server_tls.cert_file = Some(v.to_owned());
+        Ok(())
+    }),
+    key("server_tls_key_file", "file", OWN_TLS, |db, v| {
+        db.server_tls.key_file = Some(v.to_owned());
+        Ok(())
+    }),
     key("client_encoding", "text", STARTUP, |db, v| startup(db, "client_encoding", v)),
     key("datestyle", "text", STARTUP, |db, v| startup(db, "datestyle", v)),
     key("timezone", "text", STARTUP, |db, v| startup(db, "timezone", v)),
@@ -191,6 +221,8 @@ pub(crate) const KEYS: &[Key] = &[
 ];
 
 const STARTUP: &str = "Given to the server at login.";
+const OWN_TLS: &str = "As the setting of that name. Not PgBouncer's.";
+const MODES: &str = "`disable`, `allow`, `prefer`, `require`, `verify-ca`, `verify-full`";
 
 const fn key(
     name: &'static str,
@@ -333,6 +365,8 @@ fn empty(name: &str) -> Database {
         load_balance: LoadBalance::RoundRobin,
         connect_query: None,
         channel_binding: None,
+        client_tls: None,
+        server_tls: DatabaseTls::default(),
         startup: Vec::new(),
     }
 }

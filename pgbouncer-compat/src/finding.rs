@@ -67,11 +67,21 @@ pub(crate) struct Report {
     pub(crate) warnings: Vec<Finding>,
     /// Files that hold secrets, to be looked at when all is read.
     pub(crate) secrets: BTreeSet<Arc<Path>>,
+    /// Faults of TLS: who changes certificate and key one after the other must get past the first.
+    pub(crate) tls_faults: Vec<Finding>,
 }
 
 impl Report {
     pub(crate) fn fault(&mut self, place: &Place, message: impl Into<String>, advice: impl Into<String>) {
         self.faults.push(Finding { place: place.clone(), message: message.into(), advice: advice.into() });
+    }
+
+    pub(crate) fn tls_fault(&mut self, place: &Place, message: impl Into<String>, advice: impl Into<String>) {
+        self.tls_faults.push(Finding {
+            place: place.clone(),
+            message: message.into(),
+            advice: advice.into(),
+        });
     }
 
     pub(crate) fn warn(&mut self, place: &Place, message: impl Into<String>, advice: impl Into<String>) {

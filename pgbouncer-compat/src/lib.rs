@@ -25,6 +25,7 @@ mod reference;
 mod secret;
 pub mod settings;
 pub mod texts;
+mod tls;
 mod userlist;
 mod users;
 mod value;

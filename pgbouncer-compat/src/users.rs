@@ -8,6 +8,7 @@ use pooler::config::{PoolMode, SessionState, Share, User};
 use crate::connstr;
 use crate::finding::{Place, Report, did_you_mean};
 use crate::limits;
+use crate::tls;
 use crate::value::{self, Unit};
 
 /// One key of a user's entry.
@@ -126,6 +127,15 @@ pub(crate) const KEYS: &[Key] = &[
             Ok(())
         },
     ),
+    Key {
+        name: "client_tls_sslmode",
+        value: "`disable`, `allow`, `prefer`, `require`, `verify-ca`, `verify-full`",
+        help: "What logins of this user need at least, over TCP. Not PgBouncer's.",
+        set: |user, v| {
+            user.client_tls = Some(tls::mode(v)?);
+            Ok(())
+        },
+    },
     Key {
         name: "max_waiting_clients",
         value: "number",

@@ -3,6 +3,7 @@
 mod auth;
 mod console_session;
 mod startup_params;
+mod tls;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -54,6 +55,8 @@ pub(super) enum Denied {
     Failed(Refusal),
     /// Nobody is there to be told, or nothing is to be said.
     Silent,
+    /// Nothing can be said; the log is told.
+    Unsaid(String),
 }
 
 impl Denied {
@@ -61,7 +64,7 @@ impl Denied {
     fn of_proof(self) -> Denied {
         match self {
             Denied::Refused(refusal) | Denied::Failed(refusal) => Denied::Failed(refusal),
-            Denied::Silent => Denied::Silent,
+            Denied::Silent | Denied::Unsaid(_) => self,
         }
     }
 }
@@ -190,6 +193,7 @@ impl Arrival {
         let shared = self.worker.shared.clone();
         let config = shared.config.load_full();
         self.who = format!("{}/{}@{}", startup.database(), startup.user(), self.remote.label(shared.port()));
+        self.require_tls(config.client_tls.mode())?;
         if startup.must_negotiate(NEWEST_MINOR) {
             let mut out = Vec::new();
             startup::encode_negotiate_protocol_version(&mut out, NEWEST_MINOR, startup.protocol_options());
@@ -210,6 +214,9 @@ impl Arrival {
     /// it has only looked whether somebody listens, and leaves no line in the log, as with PgBouncer.
     async fn read_startup(&mut self) -> Result<Option<Startup>, Denied> {
         loop {
+            if self.begins_with_tls() {
+                self.begin_tls(&[]).await?;
+            }
             let parsed = startup::parse(self.conversation.input(), MAX_STARTUP);
             let (packet, used) = match parsed {
                 Ok(Parsed::Incomplete { .. }) => {
@@ -225,7 +232,8 @@ impl Arrival {
             };
             self.conversation.consume(used);
             match packet {
-                StartupPacket::Ssl | StartupPacket::GssEnc => self.conversation.send(b"N").await?,
+                StartupPacket::Ssl => self.answer_ssl_request().await?,
+                StartupPacket::GssEnc => self.conversation.send(b"N").await?,
                 StartupPacket::Cancel(cancel) => {
                     if let Some(key) = CancelKey::from_request(cancel.pid, &cancel.secret) {
                         Box::pin(cancel::request(&self.worker.shared, key, Whence::Client)).await;
@@ -245,6 +253,7 @@ impl Arrival {
         let shared = self.worker.shared.clone();
         // Nothing is remembered of names that nobody has proven to be allowed to use.
         let spec = config.databases.get(startup.database()).or(config.fallback.as_ref());
+        self.require_own_tls(config, spec.map(|spec| &**spec), startup.user())?;
         let preserves = spec.is_none_or(|db| preserves(config, db, startup.user()));
         let params = ClientParams::read(startup, config, &shared.tracked, self.remote, preserves)?;
         check_client_limits(&shared, config, startup)?;
@@ -287,7 +296,8 @@ impl Arrival {
                 Replication::Logical => "database",
                 Replication::Physical => "yes",
             };
-            info!(peer = %self.label(), "login attempt: db={db} user={user} tls=no replication={replication}");
+            let tls = Some(self.tls()).filter(|tls| !tls.is_empty()).unwrap_or("no");
+            info!(peer = %self.label(), "login attempt: db={db} user={user} tls={tls} replication={replication}");
         }
     }
 
@@ -321,6 +331,7 @@ impl Arrival {
             login: client.login,
             remote: self.remote,
             local: self.local,
+            tls: self.tls(),
             replication: client.replication,
             fd: self.conversation.stream.fd_number(),
             connected: self.since,
@@ -410,6 +421,7 @@ impl Arrival {
         let reason = match &denied {
             Denied::Refused(refusal) | Denied::Failed(refusal) => refusal.text().to_owned(),
             Denied::Silent => "client unexpected eof".to_owned(),
+            Denied::Unsaid(reason) => reason.clone(),
         };
         if let Denied::Refused(refusal) | Denied::Failed(refusal) = &denied {
             self.worker.shared.events.count(refusal.reason());

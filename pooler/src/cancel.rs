@@ -7,6 +7,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::startup;
@@ -14,14 +15,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, oneshot};
 
 use crate::clients::CancelKey;
-use crate::config::Host;
 use crate::events::report;
 use crate::handover::Whence;
-use crate::net::{Peer, Stream};
+use crate::net::Stream;
 use crate::peers;
 use crate::pool::Pool;
-use crate::server::{ServerInfo, dial};
+use crate::server::{ServerInfo, dial_again};
 use crate::shared::Shared;
+use crate::tls::ServerTls;
 use crate::worker::{Local, Order, Worker};
 
 /// Cancel requests for what one server does while one client has it. They are numbered in the order in which they come.
@@ -247,12 +248,17 @@ pub(crate) async fn send(pool: &Pool, server: &ServerInfo, still_meant: impl FnO
     if server.secret.is_empty() {
         return false; // the server gave no key
     }
-    let host = match server.remote {
-        Peer::Tcp(address) => Host::Tcp(address.ip().to_string()), // of a name's addresses, the one it is at
-        Peer::Unix { .. } => server.host.clone(),
-    };
-    let Ok(mut stream) = dial(&pool.shared, &host, server.port).await else { return false };
+    let at = (&server.host, server.remote); // of a name's addresses, the one it is at
+    let dialled = dial_again(&pool.shared, at, server.port, &tls_for(pool, server)).await;
+    let Ok(mut stream) = dialled else { return false };
     still_meant() && deliver(&mut stream, server.pid, &server.secret).await
+}
+
+/// As for a new connection, but that a server which has refused TLS where it may is not asked again.
+fn tls_for(pool: &Pool, server: &ServerInfo) -> Arc<ServerTls> {
+    let tls = pool.server_tls();
+    let refused = server.tls.is_empty() && !tls.mode().is_mandatory();
+    if refused { Arc::default() } else { tls }
 }
 
 /// Sends a cancel request, and waits until the other side closes: then it has dealt with it. Returns whether it did,
@@ -261,7 +267,11 @@ pub(crate) async fn deliver(stream: &mut Stream, pid: u32, secret: &[u8]) -> boo
     let mut packet = Vec::with_capacity(16);
     startup::encode_cancel(&mut packet, pid, secret);
     let mut byte = [0u8; 1];
-    let mut read = stream.write_all(&packet).await.map(|()| 1);
+    let sent = async {
+        stream.write_all(&packet).await?;
+        stream.flush().await
+    };
+    let mut read = sent.await.map(|()| 1);
     while matches!(read, Ok(n) if n > 0) {
         read = stream.read(&mut byte).await;
     }

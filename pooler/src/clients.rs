@@ -86,6 +86,8 @@ pub(crate) struct ClientInfo {
     pub(crate) login: Arc<User>,
     pub(crate) remote: Peer,
     pub(crate) local: Peer,
+    /// Version and cipher suite; empty without TLS.
+    pub(crate) tls: &'static str,
     pub(crate) replication: Replication,
     pub(crate) fd: i32,
     /// When it connected, in microseconds of the process's clock.
@@ -149,6 +151,7 @@ pub(crate) struct NewClient {
     pub(crate) login: Arc<User>,
     pub(crate) remote: Peer,
     pub(crate) local: Peer,
+    pub(crate) tls: &'static str,
     pub(crate) replication: Replication,
     pub(crate) fd: i32,
     pub(crate) connected: u64,
@@ -165,6 +168,7 @@ impl NewClient {
             login: self.login,
             remote: self.remote,
             local: self.local,
+            tls: self.tls,
             replication: self.replication,
             fd: self.fd,
             connected: self.connected,

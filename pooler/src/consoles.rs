@@ -18,6 +18,8 @@ pub(crate) struct ConsoleInfo {
     pub(crate) application_name: Option<String>,
     pub(crate) remote: Peer,
     pub(crate) local: Peer,
+    /// Version and cipher suite; empty without TLS.
+    pub(crate) tls: &'static str,
     /// When it connected, and when its last message came, in microseconds of the process's clock.
     pub(crate) connected: u64,
     pub(crate) requested: u64,

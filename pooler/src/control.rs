@@ -17,7 +17,7 @@ pub use crate::newcomers::NewcomerCounts;
 use crate::pool::{Db, Pool, PoolRules};
 use crate::queries::QueryRow;
 use crate::reload::{self, Effect, Plan};
-use crate::server::dial;
+use crate::server::reach;
 use crate::shared::Shared;
 use crate::snapshot::{
     self, Counts, DatabaseRow, DnsHostRow, EventsRow, FdRow, LatencyRow, MemoryRow, PeerRow, PinRow,
@@ -251,7 +251,7 @@ impl Control {
             }
             for host in &spec.hosts {
                 let attempt =
-                    tokio::time::timeout(Duration::from_secs(1), dial(shared, host, spec.port)).await;
+                    tokio::time::timeout(Duration::from_secs(1), reach(shared, host, spec.port)).await;
                 let pause = shared.config.load().timeouts.server_login_retry.as_micros() as u64;
                 let down_until = (!matches!(attempt, Ok(Ok(_)))).then(|| shared.clock.micros() + pause);
                 shared.hosts.looked_at(host, spec.port, down_until);
@@ -474,6 +474,7 @@ impl Control {
         config.workers = old.workers;
         config.params.track_extra = old.params.track_extra.clone();
         config.params.refuse_simple_query = old.params.refuse_simple_query;
+        config.keep_tls(&old);
         let plan = reload::plan(&old, &config);
         let config = Arc::new(config);
         self.shared.config.store(config.clone());

@@ -53,6 +53,7 @@ mod shared;
 pub mod snapshot;
 mod state;
 pub mod stats;
+pub mod tls;
 mod unsent;
 mod vacate;
 pub mod waiting;

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 
 use crate::config::{Listen, ListenAddr, UnixListen};
 use crate::handover::Inheritance;
-use crate::net::{Peer, Stream, sockopt};
+use crate::net::{self, Peer, Stream, sockopt};
 use crate::shared::Shared;
 use crate::snapshot::Listening;
 use crate::worker::{Order, Worker};
@@ -53,9 +53,9 @@ impl Accepted {
     /// Takes it off the event loop that watches it.
     fn from_stream(stream: Stream) -> io::Result<Accepted> {
         match stream {
-            Stream::Tcp(s) => s.into_std().map(Accepted::Tcp),
-            Stream::Unix(s) => s.into_std().map(Accepted::Unix),
-            Stream::Closed => Err(io::ErrorKind::NotConnected.into()),
+            Stream::Plain(net::Socket::Tcp(s)) => s.into_std().map(Accepted::Tcp),
+            Stream::Plain(net::Socket::Unix(s)) => s.into_std().map(Accepted::Unix),
+            Stream::Plain(net::Socket::Closed) | Stream::Tls(_) => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 
@@ -79,10 +79,11 @@ impl Accepted {
 
     /// Makes the calling thread's event loop watch it.
     pub(crate) fn into_stream(self) -> Option<Stream> {
-        match self {
-            Accepted::Tcp(s) => TcpStream::from_std(s).ok().map(Stream::Tcp),
-            Accepted::Unix(s) => UnixStream::from_std(s).ok().map(Stream::Unix),
-        }
+        let socket = match self {
+            Accepted::Tcp(s) => net::Socket::Tcp(TcpStream::from_std(s).ok()?),
+            Accepted::Unix(s) => net::Socket::Unix(UnixStream::from_std(s).ok()?),
+        };
+        Some(socket.into())
     }
 }
 
@@ -495,9 +496,9 @@ impl Acceptor {
                 let (stream, _) = l.accept().await?;
                 // A connection that was reset meanwhile takes no options; its worker will find out.
                 let _ = sockopt::apply(SockRef::from(&stream), &shared.config.load().socket);
-                Ok(Stream::Tcp(stream))
+                Ok(net::Socket::Tcp(stream).into())
             }
-            Acceptor::Unix(l) => Ok(Stream::Unix(l.accept().await?.0)),
+            Acceptor::Unix(l) => Ok(net::Socket::Unix(l.accept().await?.0).into()),
         }
     }
 }

@@ -11,8 +11,9 @@ use tokio::sync::Semaphore;
 use crate::cancel;
 use crate::clients::CancelKey;
 use crate::config::{Config, PeerInstance};
+use crate::net::Stream;
 use crate::pool::Tally;
-use crate::server::dial;
+use crate::server::reach;
 use crate::shared::Shared;
 
 /// All that are configured.
@@ -68,8 +69,8 @@ impl Peer {
         let waiting = self.waiting.count();
         let Ok(_place) = self.places.acquire().await else { return };
         let connecting = self.connecting.count();
-        let mut stream = match dial(shared, &self.spec.host, self.spec.port).await {
-            Ok(stream) => stream,
+        let mut stream = match reach(shared, &self.spec.host, self.spec.port).await {
+            Ok(socket) => Stream::from(socket),
             Err(error) => {
                 return tracing::warn!("cannot pass a cancel request on to peer {}: {error}", key.peer());
             }

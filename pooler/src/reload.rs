@@ -6,8 +6,8 @@ use std::fmt::{self, Debug, Display};
 use std::time::Duration;
 
 use crate::config::{
-    Application, Config, Database, LoadBalance, OnTimeout, OwnTimeLimits, PeerInstance, SessionState, Share,
-    User,
+    Application, Config, Database, DatabaseTls, Host, LoadBalance, OnTimeout, OwnTimeLimits, PeerInstance,
+    SessionState, Share, User,
 };
 use crate::pool::Pool;
 
@@ -100,7 +100,7 @@ impl Plan {
             (Some(old), Some(new)) => {
                 for ((key, old, kind), (_, new, _)) in old.into_iter().zip(new) {
                     if old != new {
-                        let effect = if kind == Part::Server { Effect::Renewed } else { effect };
+                        let effect = if kind.is_of_server() { Effect::Renewed } else { effect };
                         // What is secret differs, and is shown as neither.
                         let hide = |value: Option<String>| match kind {
                             Part::Secret => value.map(|_| SECRET.to_owned()),
@@ -127,7 +127,15 @@ enum Part {
     Plain,
     /// Servers are other ones with another value.
     Server,
+    /// As well, and no line of the file says it alone: global settings do, and the content of files.
+    Derived,
     Secret,
+}
+
+impl Part {
+    fn is_of_server(self) -> bool {
+        matches!(self, Part::Server | Part::Derived)
+    }
 }
 
 /// Everything that something is made of: key, value if it has one, meaning.
@@ -137,6 +145,7 @@ type Parts = Vec<(&'static str, Option<String>, Part)>;
 fn whole(parts: Parts) -> String {
     let given = parts.into_iter().filter_map(|(key, value, part)| match part {
         Part::Secret => value.map(|_| format!("{key}={SECRET}")),
+        Part::Derived => None,
         _ => value.map(|value| format!("{key}={value}")),
     });
     given.collect::<Vec<_>>().join(" ")
@@ -147,11 +156,12 @@ pub fn plan(old: &Config, new: &Config) -> Plan {
     let mut plan = Plan::default();
     for name in names(old.databases.keys(), new.databases.keys()) {
         // A name that is not listed is one of those that `*` stands for.
-        let of =
-            |config: &Config| config.databases.get(name).or(config.fallback.as_ref()).map(|d| database(d));
+        let of = |config: &Config| {
+            config.databases.get(name).or(config.fallback.as_ref()).map(|d| database(config, d))
+        };
         plan.compare("database", name, [of(old), of(new)], Effect::Now);
     }
-    let fallback = |config: &Config| config.fallback.as_deref().map(database);
+    let fallback = |config: &Config| config.fallback.as_deref().map(|d| database(config, d));
     plan.compare("database", "*", [fallback(old), fallback(new)], Effect::Now);
     for name in names(old.users.keys(), new.users.keys()) {
         let of = |config: &Config| config.users.get(name).map(user);
@@ -198,7 +208,7 @@ fn applications(plan: &mut Plan, old: &[Application], new: &[Application]) {
 
 // All fields are named in each of these, so that none is forgotten.
 
-fn database(database: &Database) -> Parts {
+fn database(config: &Config, database: &Database) -> Parts {
     let Database {
         name: _,
         dbname,
@@ -224,12 +234,15 @@ fn database(database: &Database) -> Parts {
         connect_query,
         channel_binding,
         startup,
+        client_tls,
+        server_tls: DatabaseTls { mode, negotiation, ca_file, cert_file, key_file, tls: _ },
     } = database;
-    use Part::{Plain, Secret, Server};
+    use Part::{Derived, Plain, Secret, Server};
     let balance = match load_balance {
         LoadBalance::RoundRobin => None,
         LoadBalance::Disable => Some("disable".to_owned()),
     };
+    let over_tcp = hosts.iter().any(|host| matches!(host, Host::Tcp(_)));
     let startup: Vec<String> = startup.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let mut parts = vec![
         ("host", host_text.clone().or_else(|| Some(format!("{hosts:?}"))), Server),
@@ -241,6 +254,13 @@ fn database(database: &Database) -> Parts {
         ("server_channel_binding", channel_binding.map(|rule| format!("{rule:?}").to_lowercase()), Server),
         ("load_balance_hosts", balance, Server),
         ("startup", (!startup.is_empty()).then(|| startup.join(", ")), Server),
+        ("server_tls_sslmode", mode.map(|mode| mode.as_str().to_owned()), Server),
+        ("server_tls_negotiation", negotiation.map(|negotiation| negotiation.as_str().to_owned()), Server),
+        ("server_tls_ca_file", ca_file.clone(), Server),
+        ("server_tls_cert_file", cert_file.clone(), Server),
+        ("server_tls_key_file", key_file.clone(), Server),
+        ("server_tls", over_tcp.then(|| config.server_tls(database).digest()), Derived),
+        ("client_tls_sslmode", client_tls.map(|mode| mode.as_str().to_owned()), Plain),
         ("pool_size", limit(pool_size), Plain),
         ("min_pool_size", shown(min_pool_size), Plain),
         ("reserve_pool_size", shown(reserve_pool_size), Plain),
@@ -272,6 +292,7 @@ fn user(user: &User) -> Parts {
         query_wait_timeout,
         times: own,
         client_idle_timeout,
+        client_tls,
     } = user;
     let mut parts = vec![
         ("pool_mode", pool_mode.map(|mode| mode.as_str().to_owned()), Plain),
@@ -284,6 +305,7 @@ fn user(user: &User) -> Parts {
         ("max_user_client_connections", shown(max_client_connections), Plain),
         ("query_wait_timeout", query_wait_timeout.map(time), Plain),
         ("client_idle_timeout", client_idle_timeout.map(seconds), Plain),
+        ("client_tls_sslmode", client_tls.map(|mode| mode.as_str().to_owned()), Plain),
     ];
     parts.extend(times(own));
     parts

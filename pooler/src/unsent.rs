@@ -15,16 +15,19 @@ pub(crate) const MOST_REPLIES: usize = 64 << 10;
 pub(crate) struct Unsent {
     buf: Vec<u8>,
     sent: usize,
+    /// The stream has taken bytes and not sent them (TLS).
+    held: bool,
 }
 
 impl Unsent {
+    /// All has been sent.
     pub(crate) fn is_empty(&self) -> bool {
-        self.sent == self.buf.len()
+        self.sent == self.buf.len() && !self.held
     }
 
-    /// Bytes that are still to be sent.
+    /// Bytes that are still to be sent; what the stream holds itself counts as one.
     pub(crate) fn len(&self) -> usize {
-        self.buf.len() - self.sent
+        self.buf.len() - self.sent + usize::from(self.held)
     }
 
     /// Adds bytes without sending them yet.
@@ -43,6 +46,7 @@ impl Unsent {
                 n if n == bytes.len() => {}
                 n => self.buf.extend_from_slice(&bytes[n..]),
             }
+            self.held = stream.holds();
             return Ok(());
         }
         self.buf.extend_from_slice(bytes);
@@ -57,13 +61,15 @@ impl Unsent {
         if self.is_empty() {
             return Ok(());
         }
-        match write(cx, stream, &self.buf[self.sent..]) {
+        let pushed = if self.held { push(cx, stream) } else { Ok(()) };
+        match pushed.and_then(|()| write(cx, stream, &self.buf[self.sent..])) {
             Ok(n) => self.sent += n,
             Err(error) => {
                 self.clear();
                 return Err(error);
             }
         }
+        self.held = stream.holds();
         if self.is_empty() {
             self.clear();
         }
@@ -72,6 +78,14 @@ impl Unsent {
 
     fn clear(&mut self) {
         *self = Unsent::default();
+    }
+}
+
+/// Sends what the stream holds, as far as the socket takes it.
+fn push(cx: &mut Context<'_>, stream: &mut Stream) -> io::Result<()> {
+    match stream.poll_push(cx) {
+        Poll::Ready(Err(error)) => Err(error),
+        _ => Ok(()),
     }
 }
 

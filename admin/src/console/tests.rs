@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use pgbouncer_compat::columns::ITEMS;
-use pgbouncer_compat::{NotSet, load_from, texts};
+use pgbouncer_compat::{Finding, NotSet, load_from, texts};
 use pooler::Phase;
 use support::message::Message;
 use support::wire::Reply;
@@ -41,7 +41,7 @@ impl Configuration for Unreadable {
         Ok(control.plan(&control.config()))
     }
 
-    fn set(&self, _: &Control, key: &str, _: &str) -> Result<(), NotSet> {
+    fn set(&self, _: &Control, key: &str, _: &str) -> Result<Vec<Finding>, NotSet> {
         Err(NotSet { what: format!("unknown parameter: {key}"), advice: String::new() })
     }
 

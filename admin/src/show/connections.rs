@@ -102,7 +102,7 @@ fn connection_cells<'a>(kind: &'a str, state: &'a str, row: &'a SocketRow) -> [C
         pointer(row.id),
         row.link.map(pointer).unwrap_or_default(),
         row.remote_pid,
-        "", // no TLS
+        row.tls,
         row.application_name.as_deref().unwrap_or(""),
         row.prepared,
         row.id,

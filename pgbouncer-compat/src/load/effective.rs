@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pooler::config::{
-    Application, Auth, AuthMethod, CheckQuery, Config, Database, DnsRules, Hba, Http, Limits, Listen,
-    ListenAddr, LogRules, LoginLimits, PeerInstance, PoolMode, PoolSizes, Secret, ServerRules, SocketOptions,
-    StartupParams, TimeLimits, Timeouts, UnixListen, User, Userlist,
+    Application, Auth, AuthMethod, CheckQuery, ClientTls, Config, Database, DnsRules, Hba, Http, Limits,
+    Listen, ListenAddr, LogRules, LoginLimits, PeerInstance, PoolMode, PoolSizes, Secret, ServerRules,
+    SocketOptions, StartupParams, TimeLimits, Timeouts, UnixListen, User, Userlist,
 };
 
 use super::{LogFormat, Program, Syslog};
@@ -60,6 +60,8 @@ pub(super) fn config(
             refuse_simple_query: settings.flag("disable_pqexec"),
             login_notice: settings.text_if_any("login_notify_message").map(str::to_owned),
         },
+        client_tls: ClientTls::default(), // files are not read here
+        server_tls: Arc::default(),
         socket: socket_options(settings),
         log: LogRules {
             connections: settings.flag("log_connections"),

@@ -19,7 +19,7 @@ pub use set::NotSet;
 use crate::finding::{Faults, Finding, Place, Report, did_you_mean};
 use crate::ini::{self, Item, ReadFile};
 use crate::settings::{Change, Kind, SETTINGS, SetError, Setting, Status, Values};
-use crate::{databases, hba, limits, peers, secret, userlist, users};
+use crate::{databases, hba, limits, peers, secret, tls, userlist, users};
 
 /// A configuration that can be used.
 #[derive(Debug, Clone)]
@@ -32,6 +32,8 @@ pub struct Loaded {
     pub settings: Values,
     /// What is accepted and probably not meant.
     pub warnings: Vec<Finding>,
+    /// By `SET`: why the TLS settings can't be used as they are now. What was in effect of them stays.
+    pub unusable_tls: Vec<Finding>,
     /// Settings that differ from those in effect. Those that are fixed at the start have kept their values above.
     pub changes: Vec<Change>,
     /// The files, for `SET`.
@@ -112,6 +114,7 @@ fn load_over(
     let changes = running.map(|running| draft.settings.keep_fixed(running)).unwrap_or_default();
     let loaded = draft.clone().resolve(path, read_file, &mut report);
     secret::warn_of_open_files(&mut report);
+    report.faults.append(&mut report.tls_faults);
     if report.faults.is_empty() {
         report.warnings.sort_by(|a, b| a.place.cmp(&b.place));
         return Ok(Loaded { warnings: report.warnings, changes, draft, ..loaded });
@@ -265,14 +268,20 @@ impl Draft {
     /// Builds the effective configuration. Where the report holds faults it may be incomplete.
     fn resolve(self, path: &Path, read_file: ReadFile, report: &mut Report) -> Loaded {
         let settings = self.settings;
+        let whole_file = Place { file: path.into(), line: None };
+        let client_tls = tls::clients(&settings, &whole_file, read_file, report);
+        let (server_words, server_tls) = tls::servers(&settings, &whole_file, read_file, report);
         let unix_socket_dir = settings.text_if_any("unix_socket_dir");
         let mut named = BTreeMap::new();
         let mut fallback = None;
         for (name, value, place) in &self.databases {
-            let Some(database) = databases::parse(name, value, unix_socket_dir, place, read_file, report)
-            else {
+            let parsed = databases::parse(name, value, unix_socket_dir, place, read_file, report);
+            let Some(mut database) = parsed else {
                 continue;
             };
+            tls::of_database(&mut database, &server_words, read_file, place, report);
+            let whose = format!("database {name}");
+            tls::check_demand(database.client_tls, &whose, &settings, place, report);
             let database = Arc::new(database);
             check_database(&database, &settings, place, report);
             let earlier = match name.as_str() {
@@ -284,6 +293,7 @@ impl Draft {
         let mut by_name = HashMap::new();
         for (name, value, place) in &self.users {
             let Some(user) = users::parse(name, value, place, report) else { continue };
+            tls::check_demand(user.client_tls, &format!("user {name}"), &settings, place, report);
             let earlier = by_name.insert(name.clone(), user);
             note_twice(earlier.is_some(), "user", name, place, report);
         }
@@ -302,24 +312,28 @@ impl Draft {
             let advice = "no cancel request is passed on; set it to this process's own number";
             report.warn(place, "there are peers, but peer_id is 0", advice);
         }
-        let whole_file = Place { file: path.into(), line: None };
         let userlist = userlist(&settings, &whole_file, read_file, report);
         let hba = hba(&settings, &whole_file, read_file, report);
         check_settings(&settings, &whole_file, report);
         let keys = ["client_tls_key_file", "server_tls_key_file"].map(|name| settings.text_if_any(name));
         report.secrets.extend(keys.into_iter().flatten().map(|file| Path::new(file).into()));
         Loaded {
-            config: effective::config(
-                &settings,
-                (userlist, hba),
-                (named, fallback),
-                by_name,
-                applications,
-                by_id,
-            ),
+            config: Config {
+                client_tls,
+                server_tls: server_tls.into(),
+                ..effective::config(
+                    &settings,
+                    (userlist, hba),
+                    (named, fallback),
+                    by_name,
+                    applications,
+                    by_id,
+                )
+            },
             program: effective::program(&settings, path),
             settings,
             warnings: Vec::new(),
+            unusable_tls: Vec::new(),
             changes: Vec::new(),
             draft: Draft::default(),
         }

@@ -31,7 +31,7 @@ impl Draft {
         let loaded = draft.resolve(path, &|path| std::fs::read(path), &mut report);
         match report.faults.into_iter().next() {
             Some(fault) => Err(NotSet { what: fault.message, advice: fault.advice }),
-            None => Ok(Loaded { draft: self.clone(), ..loaded }),
+            None => Ok(Loaded { draft: self.clone(), unusable_tls: report.tls_faults, ..loaded }),
         }
     }
 }
@@ -45,7 +45,13 @@ impl Loaded {
                 match self.draft.set(path, &self.settings, name, value) {
                     Ok(kept) => {
                         self.changes.retain(|change| change.name != name);
-                        self = Loaded { warnings: self.warnings, changes: self.changes, ..kept };
+                        self.warnings.extend(kept.unusable_tls);
+                        self = Loaded {
+                            warnings: self.warnings,
+                            changes: self.changes,
+                            unusable_tls: Vec::new(),
+                            ..kept
+                        };
                     }
                     Err(NotSet { what, advice }) => {
                         let message = format!("{name} does not keep the value that was set: {what}");

@@ -40,20 +40,22 @@ pub const SETTINGS: &[Setting] = &[
         "Disconnect clients that are idle without a server connection this long; 0: never.",
     ),
     seconds("client_login_timeout", "60", "Time for a client to log in; 0: no limit."),
-    text("client_tls13_ciphers", "TLS 1.3 cipher suites towards clients.").unset().harmless(CLIENT_TLS),
-    text("client_tls_ca_file", "Authority that signs clients' certificates.").harmless(CLIENT_TLS),
-    text("client_tls_cert_file", "Certificate shown to clients.").harmless(CLIENT_TLS),
+    list("client_tls13_ciphers", "", "TLS 1.3 cipher suites towards clients; unset: all.").unset(),
+    text("client_tls_ca_file", "Authorities that sign clients' certificates (PEM)."),
+    text("client_tls_cert_file", "Certificate shown to clients."),
     text("client_tls_ciphers", "Ciphers up to TLS 1.2 towards clients.")
         .default("default")
-        .harmless(CLIENT_TLS),
-    text("client_tls_dheparams", "Diffie-Hellman parameters towards clients.")
-        .default("auto")
-        .harmless(CLIENT_TLS),
-    text("client_tls_ecdhcurve", "Elliptic curve towards clients.").default("auto").harmless(CLIENT_TLS),
-    text("client_tls_key_file", "Private key of `client_tls_cert_file`.").harmless(CLIENT_TLS),
-    text("client_tls_protocols", "TLS versions towards clients.").default("secure").harmless(CLIENT_TLS),
-    choice("client_tls_sslmode", "disable", SSL_MODES, "Whether clients may or must use TLS.")
-        .only(&["disable"]),
+        ,
+    choice(
+        "client_tls_dheparams",
+        "auto",
+        &["none", "auto", "legacy"],
+        "Accepted for PgBouncer's sake: keys are exchanged by elliptic curves only.",
+    ),
+    text("client_tls_ecdhcurve", "Elliptic curves towards clients: `auto`, `X25519`, `prime256v1`, `secp384r1`.").default("auto"),
+    text("client_tls_key_file", "Private key of `client_tls_cert_file`."),
+    list("client_tls_protocols", "secure", "TLS versions towards clients: `tlsv1.2`, `tlsv1.3`, or `secure` for both."),
+    choice("client_tls_sslmode", "disable", SSL_MODES, "Whether clients over TCP may or must use TLS; see [TLS](tls.md)."),
     text("conffile", "File that the next reload reads; unless set, the one named on the command line.")
         .unset(),
     connections(
@@ -204,21 +206,23 @@ pub const SETTINGS: &[Setting] = &[
         "0",
         "Use the server connection that was idle longest, not the one used last.",
     ),
-    text("server_tls13_ciphers", "TLS 1.3 cipher suites towards servers.").unset().harmless(SERVER_TLS),
-    text("server_tls_ca_file", "Authority that signs servers' certificates.").harmless(SERVER_TLS),
-    text("server_tls_cert_file", "Certificate shown to servers.").harmless(SERVER_TLS),
+    list("server_tls13_ciphers", "", "TLS 1.3 cipher suites towards servers; unset: all.").unset(),
+    text(
+        "server_tls_ca_file",
+        "Authorities that sign servers' certificates (PEM); with `require` and more these are verified.",
+    ),
+    text("server_tls_cert_file", "Certificate shown to servers that ask for one."),
     text("server_tls_ciphers", "Ciphers up to TLS 1.2 towards servers.")
         .default("default")
-        .harmless(SERVER_TLS),
-    text("server_tls_key_file", "Private key of `server_tls_cert_file`.").harmless(SERVER_TLS),
-    text("server_tls_protocols", "TLS versions towards servers.").default("secure").harmless(SERVER_TLS),
+        ,
+    text("server_tls_key_file", "Private key of `server_tls_cert_file`."),
+    list("server_tls_protocols", "secure", "TLS versions towards servers: `tlsv1.2`, `tlsv1.3`, or `secure` for both."),
     choice(
         "server_tls_sslmode",
         "prefer",
         SSL_MODES,
-        "Whether servers may or must use TLS; `prefer` goes on without.",
-    )
-    .only(&["disable", "allow", "prefer"]),
+        "Whether servers over TCP may or must use TLS; `prefer` goes on without. See [TLS](tls.md).",
+    ),
     flag("so_reuseport", "0", "Let several processes listen on the same TCP port.").at_start(),
     int("stats_period", "60", "Period of averages and of the log's line of statistics.")
         .unit(Unit::Seconds)
@@ -403,6 +407,13 @@ pub const SETTINGS: &[Setting] = &[
          not believed. Not a setting of PgBouncer.",
     ),
     choice(
+        "server_tls_negotiation",
+        "postgres",
+        &["postgres", "direct"],
+        "How TLS to a server begins: by PostgreSQL's request for it, or at once (`direct`, PostgreSQL 17 and later, with \
+         `server_tls_sslmode = require` or more). Not a setting of PgBouncer.",
+    ),
+    choice(
         "session_state",
         "preserve",
         &["preserve", "discard"],
@@ -430,14 +441,12 @@ const POOL_MODES: &[&str] = &["session", "transaction", "statement"];
 const SSL_MODES: &[&str] = &["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
 
 const AUTH_QUERY: &str = "used only with `auth_user`";
-const CLIENT_TLS: &str = "used only with a `client_tls_sslmode` other than `disable`";
 const DNS: &str =
     "the system's resolver is asked, which shows no zones; `dns_max_ttl` is how long a change may go unseen";
 const FACILITIES: &[&str] = &[
     "auth", "authpriv", "cron", "daemon", "user", "local0", "local1", "local2", "local3", "local4", "local5",
     "local6", "local7",
 ];
-const SERVER_TLS: &str = "used only when a server offers TLS, which is not asked for";
 
 const fn row(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Setting {
     Setting { name, kind, default: Some(default), applies: Applies::Reload, status: Status::Active, help }

@@ -50,6 +50,7 @@ impl Arrival {
         config: &Config,
         startup: &Startup,
     ) -> Result<ConsoleClient, Denied> {
+        self.require_own_tls(config, None, startup.user())?;
         let tracked = &self.worker.shared.tracked;
         // Any setting may be given, as for a database: drivers do. Without a server it has no meaning.
         let params = super::ClientParams::read(startup, config, tracked, self.remote, true)?.values;

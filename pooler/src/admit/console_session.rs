@@ -67,6 +67,7 @@ async fn serve(
         user: client.user,
         remote: arrival.remote,
         local: arrival.local,
+        tls: arrival.tls(),
         connected: arrival.since,
         requested: arrival.since,
         key,

@@ -226,6 +226,7 @@ impl Session {
             remote: stream.remote(),
             local: stream.local(),
             replication: Replication::Off,
+            tls: "",
             fd: stream.fd_number(),
             connected: from.connected,
             params: params.clone(),

@@ -7,6 +7,7 @@ mod ident;
 mod pattern;
 mod pool;
 mod timeouts;
+mod tls;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -14,6 +15,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use crate::tls::{ClientTls, ServerTls};
 pub use auth::{Auth, AuthMethod, LoginLimits, Secret, Userlist};
 pub use hba::{
     AddressMatch, CertificateCheck, CertificateName, DatabaseMatch, Found, Hba, HbaRule, Hits, Incoming,
@@ -26,6 +28,7 @@ pub use pool::{
 };
 pub use protocol::auth::scram::ChannelBinding;
 pub use timeouts::{Application, OnTimeout, OwnTimeLimits, TimeLimits, Timeouts};
+pub use tls::{DatabaseTls, Negotiation, SslMode};
 
 /// Everything a running pooler needs to know. Shared as `Arc<Config>`; a reload replaces the whole value.
 #[derive(Debug, Clone)]
@@ -60,6 +63,10 @@ pub struct Config {
     pub server: ServerRules,
     /// Start-up parameters of clients.
     pub params: StartupParams,
+    /// TLS of clients over TCP.
+    pub client_tls: ClientTls,
+    /// TLS to servers over TCP where the database does not say otherwise.
+    pub server_tls: Arc<ServerTls>,
     /// Socket options of every TCP connection, both sides.
     pub socket: SocketOptions,
     /// What is logged.
@@ -78,6 +85,26 @@ pub struct Config {
     pub users: HashMap<String, User>,
     /// `[applications]`, of which the first that matches counts.
     pub applications: Arc<[Application]>,
+}
+
+impl Config {
+    /// TLS to the servers of a database.
+    pub(crate) fn server_tls(&self, database: &Database) -> Arc<ServerTls> {
+        database.server_tls.tls.as_ref().unwrap_or(&self.server_tls).clone()
+    }
+
+    /// Goes on with what is in effect of TLS, where nothing has changed.
+    pub(crate) fn keep_tls(&mut self, old: &Config) {
+        self.client_tls.keep(&old.client_tls);
+        Arc::make_mut(&mut self.server_tls).keep(&old.server_tls);
+        for (name, database) in &mut self.databases {
+            let old = old.databases.get(name).and_then(|database| database.server_tls.tls.as_ref());
+            if let (true, Some(old)) = (database.server_tls.tls.is_some(), old) {
+                let own = &mut Arc::make_mut(database).server_tls.tls;
+                own.iter_mut().for_each(|own| Arc::make_mut(own).keep(old));
+            }
+        }
+    }
 }
 
 /// Another instance, to which cancel requests are passed on.

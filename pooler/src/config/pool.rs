@@ -115,6 +115,10 @@ pub struct Database {
     pub connect_query: Option<String>,
     /// `server_channel_binding`.
     pub channel_binding: Option<ChannelBinding>,
+    /// `client_tls_sslmode`: what clients of this database need at least.
+    pub client_tls: Option<super::SslMode>,
+    /// TLS to its servers.
+    pub server_tls: super::DatabaseTls,
     /// Parameters for the server's start-up packet: `client_encoding`, `datestyle`, `timezone`,
     /// `application_name`, in that order, only those given.
     pub startup: Vec<(&'static str, String)>,
@@ -163,6 +167,8 @@ pub struct User {
     pub times: super::OwnTimeLimits,
     /// Time a client may be idle without a server; `None` is the global limit. Login user.
     pub client_idle_timeout: Option<Duration>,
+    /// `client_tls_sslmode`: what this user needs at least. Login user.
+    pub client_tls: Option<super::SslMode>,
 }
 
 /// How server connections are kept, checked and retired.

@@ -36,6 +36,11 @@ impl Conversation {
         &self.buf
     }
 
+    /// The same, which is gone with it.
+    pub(crate) fn take_input(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.buf)
+    }
+
     /// Drops bytes from the front of the input.
     pub(crate) fn consume(&mut self, n: usize) {
         self.buf.drain(..n);
@@ -94,6 +99,7 @@ impl Conversation {
 
     /// Sends all of `bytes`.
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes).await
+        self.stream.write_all(bytes).await?;
+        self.stream.flush().await
     }
 }

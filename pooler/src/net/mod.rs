@@ -1,9 +1,15 @@
-//! Sockets: one stream type for every transport, and socket options.
+//! Connections: one stream type for every transport, with TLS or without, and socket options.
 
 mod conversation;
+mod peer;
+mod socket;
 pub(crate) mod sockopt;
 mod stream;
+pub(crate) mod tls;
+mod watch;
 
 pub(crate) use conversation::Conversation;
-pub use stream::Peer;
-pub(crate) use stream::{Stream, Watch};
+pub use peer::Peer;
+pub(crate) use socket::Socket;
+pub(crate) use stream::Stream;
+pub(crate) use watch::Watch;

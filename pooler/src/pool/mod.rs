@@ -52,6 +52,7 @@ use crate::server::{IdleServer, Server, ServerInfo, ServerState};
 use crate::shared::Shared;
 use crate::state::{Habits, PinCounts, Settings};
 use crate::stats::{Counters, Periods, Totals};
+use crate::tls::ServerTls;
 use crate::worker::Order;
 
 /// How much longer (microseconds) a client of another pool must have waited before a pool gives up a place for it:
@@ -442,8 +443,16 @@ impl Pool {
                 Peer::Unix { .. } => String::new(),
             };
             info!(peer = %info.peer(self), "new connection to server{from}");
+            if !info.tls.is_empty() {
+                info!(peer = %info.peer(self), "SSL established: {}", info.tls);
+            }
         }
         lock(&self.members).insert(info.id, info.clone());
+    }
+
+    /// TLS to its servers, as it is configured now.
+    pub(crate) fn server_tls(&self) -> Arc<ServerTls> {
+        self.shared.config.load().server_tls(&self.db.spec.load())
     }
 
     /// The same for one that comes from another process.

@@ -1,7 +1,6 @@
 //! Dialling a server and logging in.
 
 use std::fmt;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -20,19 +19,17 @@ use protocol::params::Values;
 use protocol::session::{Route, ServerMachine};
 use protocol::sqlstate::SqlState;
 use protocol::startup;
-use socket2::SockRef;
-use tokio::net::{TcpStream, UnixStream};
 use zeroize::Zeroizing;
 
+use super::dial::dial;
 use super::{IdleServer, Server, ServerInfo, ServerState, own};
-use crate::config::{Host, Secret};
+use crate::config::Secret;
 use crate::error::Refusal;
-use crate::net::{Conversation, Stream, sockopt};
+use crate::net::Conversation;
 use crate::pool::{Dial, Permit, Pool, Welcome};
 use crate::prepared::ServerStatements;
 use crate::queries::{Ended, Holder};
 use crate::secrets::random;
-use crate::shared::Shared;
 use crate::state::{Leavings, Pins};
 use crate::worker::Worker;
 
@@ -137,7 +134,7 @@ async fn open(
 ) -> Result<IdleServer, ConnectError> {
     let generation = pool.generation();
     let spec = pool.db.spec.load_full();
-    let stream = dial(&pool.shared, &to.host, to.port).await?;
+    let stream = dial(&pool.shared, &to.host, to.port, &pool.server_tls()).await?;
     let (remote, local) = (stream.remote(), stream.local());
     let mut conversation = Conversation::new(stream, MAX_LOGIN_MESSAGE);
 
@@ -170,6 +167,7 @@ async fn open(
         port: to.port,
         remote,
         local,
+        tls: stream.tls().map_or("", |tls| tls.label()),
         fd: stream.fd_number(),
         pid: said.pid,
         secret: said.secret,
@@ -221,38 +219,6 @@ async fn open(
     server.idle_since = shared.clock.micros();
     server.info.set_state(ServerState::Idle);
     Ok(IdleServer(server))
-}
-
-/// Connects the socket: each address of a name in turn. Every connection that the pooler opens begins here, those for
-/// cancel requests included.
-pub(crate) async fn dial(shared: &Shared, host: &Host, port: u16) -> Result<Stream, ConnectError> {
-    match host {
-        Host::Unix(dir) => {
-            let path = Path::new(dir).join(format!(".s.PGSQL.{port}"));
-            let stream = match path.to_str().and_then(|p| p.strip_prefix('@')) {
-                // std's SocketAddr for abstract names begins with a NUL in the path's place.
-                Some(name) => UnixStream::connect(format!("\0{name}")).await,
-                None => UnixStream::connect(&path).await,
-            };
-            stream.map(Stream::Unix).map_err(unreachable("connect failed"))
-        }
-        Host::Tcp(name) => {
-            let addresses = shared.addresses(name, port).await?;
-            let mut last = ConnectError::Unreachable("server DNS lookup failed".to_owned());
-            for address in addresses {
-                match TcpStream::connect(address).await {
-                    Ok(stream) => {
-                        let config = shared.config.load();
-                        sockopt::apply(SockRef::from(&stream), &config.socket)
-                            .map_err(unreachable("connect failed"))?;
-                        return Ok(Stream::Tcp(stream));
-                    }
-                    Err(e) => last = unreachable("connect failed")(e),
-                }
-            }
-            Err(last)
-        }
-    }
 }
 
 /// Answers what the server asks until it is content.
@@ -337,8 +303,8 @@ fn channel_binding(pool: &Pool) -> ChannelBinding {
 }
 
 /// The hash of the certificate that the server has shown (RFC 5929).
-fn end_point(_conversation: &Conversation) -> Option<Vec<u8>> {
-    None
+fn end_point(conversation: &Conversation) -> Option<Vec<u8>> {
+    conversation.stream.tls()?.server_end_point()
 }
 
 const NOT_BOUND: ConnectError = ConnectError::Login(

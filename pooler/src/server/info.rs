@@ -36,6 +36,8 @@ pub(crate) struct ServerInfo {
     pub(crate) port: u16,
     pub(crate) remote: Peer,
     pub(crate) local: Peer,
+    /// Version and cipher suite; empty without TLS.
+    pub(crate) tls: &'static str,
     pub(crate) fd: i32,
     /// Backend process id and cancel secret, if the server gave them.
     pub(crate) pid: u32,

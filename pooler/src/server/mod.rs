@@ -1,6 +1,7 @@
 //! One server connection: its stream, what it owes, and what is known of it.
 
 mod connect;
+mod dial;
 mod info;
 mod own;
 mod travel;
@@ -17,7 +18,8 @@ use protocol::session::{Invented, Origin, Route, ServerMachine, Violation};
 use sql::Effects;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-pub(crate) use connect::{ConnectError, connect, dial, unreachable};
+pub(crate) use connect::{ConnectError, connect, unreachable};
+pub(crate) use dial::{dial_again, reach};
 pub(crate) use info::{ServerInfo, ServerState};
 pub(crate) use own::{OwnError, check, drain, reset, run, send};
 
@@ -382,7 +384,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         let Some(permit) = self.permit.take() else { return };
         self.pool.member_closed(&self.info, self.reason);
-        let stream = self.stream.take_out();
+        let mut stream = self.stream.take_out();
         if !self.machine.is_mid_message() {
             let mut bye = Vec::with_capacity(5);
             message::terminate(&mut bye);

@@ -52,7 +52,11 @@ pub(crate) async fn run(server: &mut Server, sql: &str) -> Result<(), OwnError> 
 
 /// Sends bytes that the machine knows of.
 pub(crate) async fn send(server: &mut Server, bytes: &[u8]) -> Result<(), OwnError> {
-    let sent = tokio::time::timeout(OWN_TIMEOUT, server.stream.write_all(bytes)).await;
+    let sending = async {
+        server.stream.write_all(bytes).await?;
+        server.stream.flush().await
+    };
+    let sent = tokio::time::timeout(OWN_TIMEOUT, sending).await;
     sent.map_err(|_| OwnError::Broken("timeout"))?.map_err(|_| OwnError::Broken("server connection closed"))
 }
 

@@ -47,6 +47,7 @@ impl Server {
             port: from.port,
             remote: stream.remote(),
             local: stream.local(),
+            tls: "",
             pid: from.pid,
             secret: from.secret.clone().into(),
             fd: stream.fd_number(),

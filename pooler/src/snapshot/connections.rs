@@ -17,6 +17,8 @@ pub struct SocketRow {
     pub remote: Peer,
     /// This end.
     pub local: Peer,
+    /// TLS version and cipher suite; empty without.
+    pub tls: &'static str,
     /// Port shown where the socket has none of its own (Unix).
     pub fallback_port: u16,
     /// When it connected.
@@ -89,6 +91,7 @@ fn console_client(shared: &Shared, client: ConsoleInfo) -> SocketRow {
         state: "idle",
         remote: client.remote,
         local: client.local,
+        tls: client.tls,
         fallback_port: shared.port(),
         connected: shared.clock.wall(client.connected),
         requested: shared.clock.wall(client.requested),
@@ -118,6 +121,7 @@ fn client_row(shared: &Shared, client: &ClientInfo) -> SocketRow {
         },
         remote: client.remote,
         local: client.local,
+        tls: client.tls,
         fallback_port: shared.port(),
         connected: shared.clock.wall(client.connected),
         requested: shared.clock.wall(client.requested.load(Relaxed)),
@@ -165,6 +169,7 @@ fn server_row(shared: &Shared, pool: &Pool, server: &ServerInfo) -> SocketRow {
         },
         remote: server.remote,
         local: server.local,
+        tls: server.tls,
         fallback_port: server.port,
         connected: shared.clock.wall(server.opened),
         requested: shared.clock.wall(server.requested.load(Relaxed).max(server.opened)),

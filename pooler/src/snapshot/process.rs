@@ -150,6 +150,7 @@ pub(crate) fn arriving(shared: &Shared) -> Vec<SocketRow> {
         state: "login",
         remote: client.remote,
         local: client.local,
+        tls: "",
         fallback_port: shared.port(),
         connected: shared.clock.wall(client.since),
         requested: shared.clock.wall(client.since),

@@ -79,6 +79,13 @@ impl Stream {
         }
     }
 
+    /// Waits for the first byte, and leaves it there: whether it is this one (TCP).
+    pub fn begins_with(&self, byte: u8) -> io::Result<bool> {
+        let Stream::Tcp(tcp) = self else { return Ok(false) };
+        let mut first = [0];
+        Ok(tcp.peek(&mut first)? == 1 && first[0] == byte)
+    }
+
     /// How long a read waits for the first byte.
     pub fn set_read_timeout(&self, limit: Duration) -> io::Result<()> {
         match self {
@@ -164,6 +171,12 @@ impl Peer {
     /// Takes over a connected socket.
     pub fn new(stream: Stream) -> Peer {
         Peer { stream, inbox: Vec::new(), taken: 0 }
+    }
+
+    /// The socket, of which nothing may have been read too much.
+    pub fn into_stream(self) -> Stream {
+        assert!(self.waiting().is_empty(), "{} bytes were read too much", self.waiting().len());
+        self.stream
     }
 
     /// The socket.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, SignatureAlgorithm,
+    KeyUsagePurpose, SignatureAlgorithm, SigningKey,
 };
 
 use crate::scratch::{Scratch, give_to_servers};
@@ -59,6 +59,20 @@ impl Authority {
     /// A certificate for a client with this common name and no alternative ones.
     pub fn client(&self, name: &str) -> Identity {
         self.issue(common_name(name).usage(ExtendedKeyUsagePurpose::ClientAuth))
+    }
+
+    /// A certificate of X.509 version 1, as `openssl x509 -req` makes it: without extensions. `webpki` does not read it.
+    pub fn version_1(&self, request: Request) -> Identity {
+        let identity = self.issue(request);
+        let whole = parts(value(&identity.der));
+        // Version and extensions are tagged [0] and [3].
+        let fields = parts(value(whole[0])).into_iter().filter(|part| !matches!(part[0], 0xa0 | 0xa3));
+        let signed = sequence(&fields.flatten().copied().collect::<Vec<u8>>());
+        let signature = self.issuer.key().sign(&signed).expect("a signature");
+        let signature = [[3].as_slice(), &length(signature.len() + 1), &[0], &signature].concat();
+        let der = sequence(&[signed.as_slice(), whole[1], &signature].concat());
+        let cert = pem::encode(&pem::Pem::new("CERTIFICATE", der.clone()));
+        Identity { cert, der, ..identity }
     }
 
     /// A certificate as asked for.
@@ -170,6 +184,46 @@ pub(crate) fn write_private(path: &Path, text: &str) {
     fs::write(path, text).unwrap_or_else(|e| panic!("write {}: {e}", path.display()));
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("close a file to others");
     give_to_servers(path);
+}
+
+/// What is inside a value in DER.
+fn value(der: &[u8]) -> &[u8] {
+    &der[header(der)..]
+}
+
+/// The values in DER that follow each other.
+fn parts(mut der: &[u8]) -> Vec<&[u8]> {
+    let mut parts = Vec::new();
+    while !der.is_empty() {
+        let (part, rest) = der.split_at(header(der) + value_length(der));
+        parts.push(part);
+        der = rest;
+    }
+    parts
+}
+
+/// Bytes of tag and length.
+fn header(der: &[u8]) -> usize {
+    if der[1] < 0x80 { 2 } else { 2 + usize::from(der[1] & 0x7f) }
+}
+
+fn value_length(der: &[u8]) -> usize {
+    match der[1] {
+        short if short < 0x80 => short.into(),
+        _ => der[2..header(der)].iter().fold(0, |length, byte| length << 8 | usize::from(*byte)),
+    }
+}
+
+fn sequence(content: &[u8]) -> Vec<u8> {
+    [[0x30].as_slice(), &length(content.len()), content].concat()
+}
+
+fn length(length: usize) -> Vec<u8> {
+    match length {
+        0..0x80 => vec![length as u8],
+        0x80..0x100 => vec![0x81, length as u8],
+        _ => vec![0x82, (length >> 8) as u8, length as u8],
+    }
 }
 
 fn key(algorithm: &'static SignatureAlgorithm) -> KeyPair {

@@ -16,6 +16,7 @@ use crate::backend;
 use crate::message::{CancelKey, Message, Reader, Side};
 use crate::peer::{Address, Peer, Stream, is_end};
 use crate::scram::ScramServer;
+use crate::tls::ServerTls;
 use crate::wait::{Gate, eventually};
 
 const CANCEL: u32 = 80_877_102;
@@ -34,6 +35,7 @@ pub struct ScriptedServer {
 struct Shared {
     stopping: AtomicBool,
     hold_cancels: Option<Gate>,
+    tls: Option<ServerTls>,
     state: Mutex<State>,
 }
 
@@ -69,6 +71,14 @@ impl ScriptedServer {
         script: impl Fn(&mut Session) -> io::Result<()> + Send + Sync + 'static,
     ) -> ScriptedServer {
         ScriptedServer::launch(Shared { hold_cancels: Some(gate), ..Shared::default() }, Arc::new(script))
+    }
+
+    /// Like [`ScriptedServer::start`], with TLS for whoever asks for it or begins with it.
+    pub fn start_with_tls(
+        tls: &ServerTls,
+        script: impl Fn(&mut Session) -> io::Result<()> + Send + Sync + 'static,
+    ) -> ScriptedServer {
+        ScriptedServer::launch(Shared { tls: Some(tls.clone()), ..Shared::default() }, Arc::new(script))
     }
 
     fn launch(shared: Shared, script: Arc<ScriptFn>) -> ScriptedServer {
@@ -230,11 +240,19 @@ impl Session {
         // A pooler's connections may be idle for as long as a test runs.
         stream.set_read_timeout(Duration::from_secs(3600))?;
         let socket = stream.try_clone()?;
-        let mut peer = Peer::new(stream);
+        let mut peer = match &shared.tls {
+            Some(tls) if stream.begins_with(0x16)? => Peer::new(tls.handshake(stream)?),
+            _ => Peer::new(stream),
+        };
         loop {
             let packet = peer.read_untagged()?;
             let mut reader = Reader(&packet);
             match reader.i32().map(|code| code as u32) {
+                Some(SSL) if shared.tls.is_some() => {
+                    peer.send(b"S")?;
+                    let tls = shared.tls.as_ref().expect("TLS");
+                    peer = Peer::new(tls.handshake(peer.into_stream())?);
+                }
                 Some(SSL | GSSENC) => peer.send(b"N")?,
                 Some(CANCEL) => {
                     if let Some(gate) = &shared.hold_cancels {

@@ -8,6 +8,7 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
     ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection,
     SupportedProtocolVersion,
@@ -168,9 +169,18 @@ impl ServerTls {
             None => config.with_no_client_auth(),
         };
         let (chain, key) = parse(identity);
-        let mut config = config.with_single_cert(chain, key).expect("a certificate and its key");
+        // Without the checks of `with_single_cert`, which does not read certificates of version 1.
+        let key = ring::default_provider().key_provider.load_private_key(key).expect("a key");
+        let resolver = SingleCertAndKey::from(CertifiedKey::new(chain, key));
+        let mut config = config.with_cert_resolver(Arc::new(resolver));
         config.alpn_protocols = vec![b"postgresql".to_vec()];
         ServerTls(Arc::new(config))
+    }
+
+    /// Which ignores what clients say by ALPN.
+    pub fn without_alpn(mut self) -> ServerTls {
+        Arc::make_mut(&mut self.0).alpn_protocols.clear();
+        self
     }
 
     /// Serves the handshake on a socket whose SSLRequest was answered.
@@ -206,7 +216,10 @@ impl Session {
     fn establish(connection: Connection, socket: Stream) -> io::Result<Stream> {
         let mut session = Session { connection, socket };
         while session.connection.is_handshaking() {
-            session.connection.complete_io(&mut session.socket)?;
+            if let Err(error) = session.connection.complete_io(&mut session.socket) {
+                let _ = session.send_all(); // the alert that says why
+                return Err(error);
+            }
         }
         session.send_all()?;
         Ok(Stream::Tls(Box::new(session)))

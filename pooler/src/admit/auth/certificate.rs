@@ -14,13 +14,13 @@ use crate::error::Refusal;
 use crate::net::Peer;
 
 /// Whether TLS protects the connection.
-pub(super) fn is_encrypted(_arrival: &Arrival) -> bool {
-    false
+pub(super) fn is_encrypted(arrival: &Arrival) -> bool {
+    arrival.conversation.stream.tls().is_some()
 }
 
 /// The certificate that the client has shown and that was verified, as DER.
-fn shown(_arrival: &Arrival) -> Option<Vec<u8>> {
-    None
+fn shown(arrival: &Arrival) -> Option<&[u8]> {
+    arrival.conversation.stream.tls()?.peer_certificate()
 }
 
 /// Checks what the rule, or the method `cert`, wants of the client's certificate.
@@ -48,7 +48,7 @@ fn judge(arrival: &Arrival, demand: &Demand, login: &str, wanted: CertificateChe
     if wanted == CertificateCheck::Verified {
         return Ok(());
     }
-    let names = Names::of(&certificate).ok_or("TLS client certificate cannot be read")?;
+    let names = Names::of(certificate).ok_or("TLS client certificate cannot be read")?;
     let rule = demand.rule.as_ref();
     let mut names = names.by(rule.map_or(CertificateName::Common, |rule| rule.name));
     match rule.and_then(|rule| rule.map.as_ref()) {

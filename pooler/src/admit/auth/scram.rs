@@ -61,8 +61,8 @@ pub(super) async fn exchange(
 }
 
 /// The hash of the certificate that this client was shown (RFC 5929).
-fn end_point(_arrival: &Arrival) -> Option<Vec<u8>> {
-    None
+fn end_point(arrival: &Arrival) -> Option<Vec<u8>> {
+    arrival.conversation.stream.tls()?.server_end_point()
 }
 
 /// The client is told that it failed, the log why.
