@@ -95,11 +95,14 @@ fn challenge(session: &mut Session, first: impl Fn(&str) -> String) -> std::io::
     session.send(&backend::authentication(12, format!("v={}", "A".repeat(60_000)).as_bytes()))
 }
 
+/// Makes a server's first message of the client's nonce.
+type Challenge = Box<dyn Fn(&str) -> String + Send + Sync>;
+
 /// ... and from a server, which the pooler has to answer.
 #[test]
 fn long_scram_messages_of_servers() {
     let long = "x".repeat(60_000);
-    let challenges: Vec<Box<dyn Fn(&str) -> String + Send + Sync>> = vec![
+    let challenges: Vec<Challenge> = vec![
         Box::new({
             let long = long.clone();
             move |nonce| format!("r={nonce}{long},s=AAAA,i=1")
