@@ -7,9 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use pgbouncer_compat::hba::{Files, Parsed, read_maps, read_rules};
-use pooler::config::{
-    AddressMatch, AuthMethod, CertificateCheck, DatabaseMatch, HbaRule, Transport, UserMatch,
-};
+use pooler::config::{CertificateCheck, HbaRule};
 use serde_json::{Value, json};
 use support::postgres::{Options, Postgres};
 
@@ -249,6 +247,7 @@ fn includes_are_read_as_postgresql_reads_them() {
         (file, u64::from(fault.place.line.unwrap()))
     });
     let (mut bad, mut faults): (Vec<_>, Vec<_>) = (bad.collect(), faults.collect());
-    (bad.sort(), faults.sort());
+    bad.sort();
+    faults.sort();
     assert_eq!(faults, bad);
 }
