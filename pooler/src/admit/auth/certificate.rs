@@ -116,3 +116,36 @@ fn clean(bytes: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(bytes).ok()?;
     (!text.contains('\0')).then(|| text.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Made with `openssl req -x509`, subject `/O=Shop, Inc/OU=sales/CN=ann`, two host names among other alternatives.
+    const CERTIFICATE: &[u8] = include_bytes!("../../../fixtures/client.der");
+
+    #[test]
+    fn what_a_certificate_calls_its_owner() {
+        let names = Names::of(CERTIFICATE).unwrap();
+        assert_eq!(
+            names.by(CertificateName::Common).collect::<Vec<_>>(),
+            ["ann", "app.example", "*.example"]
+        );
+        assert_eq!(
+            names.by(CertificateName::Distinguished).collect::<Vec<_>>(),
+            [r"CN=ann,OU=sales,O=Shop\, Inc"]
+        );
+    }
+
+    #[test]
+    fn what_is_no_certificate_has_no_names() {
+        assert_eq!(Names::of(b""), None);
+        assert_eq!(Names::of(&CERTIFICATE[..CERTIFICATE.len() - 1]), None);
+        for at in 0..CERTIFICATE.len() {
+            let mut changed = CERTIFICATE.to_vec();
+            changed[at] ^= 0x41;
+            let _ = Names::of(&changed); // it is read, or not; nothing else
+        }
+        assert_eq!(clean(b"ann\0.evil"), None);
+    }
+}
