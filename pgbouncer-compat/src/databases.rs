@@ -22,13 +22,8 @@ pub(crate) struct Key {
     set: Set,
 }
 
-/// How a key changes the entry.
-enum Set {
-    /// Or what is wrong with the value, as a phrase to follow "expected".
-    Value(fn(&mut Database, &str) -> Result<(), &'static str>),
-    /// PgBouncer knows it, this version can't honour it.
-    NotYet,
-}
+/// How a key changes the entry; or what is wrong with the value, as a phrase to follow "expected".
+type Set = fn(&mut Database, &str) -> Result<(), &'static str>;
 
 /// Every key, in PgBouncer's order.
 pub(crate) const KEYS: &[Key] = &[
@@ -68,9 +63,18 @@ pub(crate) const KEYS: &[Key] = &[
         db.password = Some(Secret::new(v));
         Ok(())
     }),
-    not_yet("auth_user", "User who runs `auth_query` for this database."),
-    not_yet("auth_query", "Query that fetches a user's secret, for this database."),
-    not_yet("auth_dbname", "Database in which `auth_query` runs."),
+    key("auth_user", "text", "User who runs `auth_query` for clients of this database.", |db, v| {
+        db.auth_user = Some(v.to_owned());
+        Ok(())
+    }),
+    key("auth_query", "SQL", "As the setting of that name; in single quotes.", |db, v| {
+        db.auth_query = Some(v.to_owned());
+        Ok(())
+    }),
+    key("auth_dbname", "text", "As the setting of that name.", |db, v| {
+        db.auth_dbname = Some(v.to_owned());
+        Ok(())
+    }),
     key("pool_size", "number", "As `default_pool_size`; negative: inherited.", |db, v| {
         db.pool_size = users::pool_size(v)?;
         Ok(())
@@ -174,11 +178,7 @@ const fn key(
     help: &'static str,
     set: fn(&mut Database, &str) -> Result<(), &'static str>,
 ) -> Key {
-    Key { name, value, help, set: Set::Value(set) }
-}
-
-const fn not_yet(name: &'static str, help: &'static str) -> Key {
-    Key { name, value: "not in this version", help, set: Set::NotYet }
+    Key { name, value, help, set }
 }
 
 /// Reads one entry. `unix_socket_dir` is where a server without `host` is; `None` if there is no such directory.
@@ -236,14 +236,9 @@ const STARTUP_ORDER: [&str; 4] = ["client_encoding", "datestyle", "timezone", "a
 fn set(database: &mut Database, key: &str, value: &str, place: &Place, report: &mut Report) {
     let name = database.name.clone();
     let own = limits::OWN.iter().find(|row| row.name == key);
-    let set = match (own, KEYS.iter().find(|row| row.name == key).map(|row| &row.set)) {
+    let set = match (own, KEYS.iter().find(|row| row.name == key).map(|row| row.set)) {
         (Some(own), _) => (own.set)(&mut database.times, value),
-        (None, Some(Set::Value(set))) => set(database, value),
-        (None, Some(Set::NotYet)) => {
-            let message = format!("{key} of database {name} is not implemented in this version");
-            report.fault(place, message, format!("{key} = {value} would have no effect; leave it out"));
-            return;
-        }
+        (None, Some(set)) => set(database, value),
         (None, None) => {
             let message = format!("unrecognized connection parameter: {key}");
             return report.fault(place, message, did_you_mean(key, names()));
@@ -268,6 +263,9 @@ fn empty(name: &str) -> Database {
         port: 5432,
         user: None,
         password: None,
+        auth_user: None,
+        auth_query: None,
+        auth_dbname: None,
         pool_size: None,
         min_pool_size: None,
         reserve_pool_size: None,

@@ -11,7 +11,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use auth::{Auth, AuthMethod, Secret, Userlist};
+pub use auth::{Auth, AuthMethod, AuthQuery, Secret, Userlist};
 pub use pool::{
     CheckQuery, Database, Host, LoadBalance, PoolMode, PoolSizes, ServerRules, SessionState, Share, User,
 };
