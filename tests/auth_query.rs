@@ -265,6 +265,53 @@ fn who_asks_needs_no_entry_in_the_list() {
     assert_works(&own.target("asks").user(MD5_USER));
 }
 
+#[test]
+fn the_consoles_name_is_no_database_for_it() {
+    let database = prepared_database("reserved", "");
+    let mut pooler = asking().setting("auth_dbname", database.name()).database(&database, "").start();
+    let mut console = Client::login(&known(&pooler, "pgbouncer", ADMIN));
+    assert!(console.query("set auth_dbname = 'pgbouncer'").error().is_some());
+    pooler.rewrite(|builder| builder.setting("auth_dbname", "pgbouncer"));
+    assert_eq!(console.query("reload").error_code(), "F0000");
+    pooler.wait_for_log("cannot use the reserved \"pgbouncer\" database as an auth_dbname");
+    assert_works(&known(&pooler, database.name(), SCRAM_USER));
+}
+
+/// A server that refuses who asks is told to the first, and to the next without being asked again.
+#[test]
+fn who_asks_may_not_log_in() {
+    let database = prepared_database("refused", "");
+    let pooler =
+        asking().setting("server_login_retry", 3600).database(&database, "auth_user=no_such_role").start();
+    let target = known(&pooler, database.name(), SCRAM_USER);
+    let why = "role \"no_such_role\" does not exist";
+    assert_eq!(refusal(&target), why);
+    let text = refusal(&target);
+    assert_eq!(text, format!("server login has been failing, cached error: {why} (server_login_retry)"));
+}
+
+/// The function that docs/authentication.md recommends, for a user who may do nothing else.
+#[test]
+fn the_example_of_the_documentation() {
+    let postgres = Postgres::shared();
+    let database = postgres.database("documented");
+    let page = include_str!("../docs/authentication.md");
+    let sql = page.split("```sql\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    Client::login(&postgres.superuser(database.name())).execute(sql);
+    let query = page.lines().find_map(|line| line.strip_prefix("auth_query = ")).unwrap();
+    let pooler = asking()
+        .setting("auth_user", "pgferry_auth")
+        .setting("auth_query", query)
+        .database(&database, "")
+        .start();
+    for user in [MD5_USER, SCRAM_USER] {
+        assert_works(&known(&pooler, database.name(), user));
+    }
+    assert_eq!(refusal(&known(&pooler, database.name(), SUPERUSER)), "no such user");
+    let mut other = Client::login(&known(&pooler, database.name(), MD5_USER));
+    assert_eq!(other.query("select * from pgferry.find_user('md5_user')").error_code(), "42501");
+}
+
 /// A user of `[users]` whose secret is nowhere in the configuration is asked for, and its settings count.
 #[test]
 fn settings_of_users_without_a_secret() {
