@@ -541,8 +541,8 @@ fn long_questions_and_answers() {
     let pooler = asking().setting("pkt_buf", 64).database(&database, &database_query(&sql)).start();
     let target = pooler.target(database.name()).user("postgres").password(&long);
     assert_works(&target);
-    let huge = format!("select $1::text, repeat('x', 1000000)");
-    let pooler = asking().database(&database, &database_query(&huge)).start();
+    let huge = "select $1::text, repeat('x', 1000000)";
+    let pooler = asking().database(&database, &database_query(huge)).start();
     assert_eq!(refusal(&known(&pooler, database.name(), "postgres")), CONFIG_ERROR);
 }
 
