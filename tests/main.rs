@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, reason = "what a test has measured is shown with --nocapture")]
 
 mod as_pgbouncer;
+mod auth_query;
 mod bulk;
 mod calls;
 mod cancel_races;

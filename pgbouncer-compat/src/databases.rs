@@ -26,6 +26,7 @@ pub(crate) struct Key {
 }
 
 /// How a key changes the entry.
+#[derive(Clone, Copy)]
 enum Set {
     /// Or what is wrong with the value, as a phrase to follow "expected".
     Value(fn(&mut Database, &str) -> Result<(), &'static str>),
@@ -33,8 +34,6 @@ enum Set {
     Secret(fn(&mut Database, Secret)),
     /// The file that holds a secret.
     SecretFile(fn(&mut Database, Secret)),
-    /// PgBouncer knows it, this version can't honour it.
-    NotYet,
 }
 
 /// Every key, in PgBouncer's order.
@@ -83,9 +82,18 @@ pub(crate) const KEYS: &[Key] = &[
         help: "File that holds the password of `user` and nothing else; read again at `RELOAD`. Not PgBouncer's.",
         set: Set::SecretFile(|db, secret| db.password = Some(secret)),
     },
-    not_yet("auth_user", "User who runs `auth_query` for this database."),
-    not_yet("auth_query", "Query that fetches a user's secret, for this database."),
-    not_yet("auth_dbname", "Database in which `auth_query` runs."),
+    key("auth_user", "text", "User who runs `auth_query` for clients of this database.", |db, v| {
+        db.auth_user = Some(v.to_owned());
+        Ok(())
+    }),
+    key("auth_query", "SQL", "As the setting of that name; in single quotes.", |db, v| {
+        db.auth_query = Some(v.to_owned());
+        Ok(())
+    }),
+    key("auth_dbname", "text", "As the setting of that name.", |db, v| {
+        db.auth_dbname = Some(v.to_owned());
+        Ok(())
+    }),
     key("pool_size", "number", "As `default_pool_size`; negative: inherited.", |db, v| {
         db.pool_size = users::pool_size(v)?;
         Ok(())
@@ -233,10 +241,6 @@ const fn key(
     Key { name, value, help, set: Set::Value(set) }
 }
 
-const fn not_yet(name: &'static str, help: &'static str) -> Key {
-    Key { name, value: "not in this version", help, set: Set::NotYet }
-}
-
 /// Reads one entry. `unix_socket_dir` is where a server without `host` is; `None` if there is no such directory.
 pub(crate) fn parse(
     name: &str,
@@ -305,7 +309,7 @@ fn set(
 ) {
     let name = database.name.clone();
     let own = limits::OWN.iter().find(|row| row.name == key);
-    let set = match (own, KEYS.iter().find(|row| row.name == key).map(|row| &row.set)) {
+    let set = match (own, KEYS.iter().find(|row| row.name == key).map(|row| row.set)) {
         (Some(own), _) => (own.set)(&mut database.times, value),
         (None, Some(Set::Value(set))) => set(database, value),
         (None, Some(Set::Secret(set))) => {
@@ -318,11 +322,6 @@ fn set(
             let named = format!("{key} of database {name}");
             let secret = secret::from_file(&named, value, place, read_file, report);
             secret.into_iter().for_each(|text| set(database, Secret::new(text)));
-            return;
-        }
-        (None, Some(Set::NotYet)) => {
-            let message = format!("{key} of database {name} is not implemented in this version");
-            report.fault(place, message, format!("{key} = {value} would have no effect; leave it out"));
             return;
         }
         (None, None) => {
@@ -349,6 +348,9 @@ fn empty(name: &str) -> Database {
         port: 5432,
         user: None,
         password: None,
+        auth_user: None,
+        auth_query: None,
+        auth_dbname: None,
         pool_size: None,
         min_pool_size: None,
         reserve_pool_size: None,

@@ -280,10 +280,9 @@ impl Arrival {
         within_client_limits(config, &login, Some(&db), 0)?;
         let pool = shared.registry.pool(&shared, &db, &proven.user);
         let counted = [of_login, of_db, pool.clients.count().0];
-        if let Some(keys) = proven.keys
-            && db.spec.load().user.is_none()
-        {
-            pool.pass_through(keys);
+        if db.spec.load().user.is_none() {
+            proven.keys.into_iter().for_each(|keys| pool.pass_through(keys));
+            pool.learn(proven.learnt);
         }
         Ok(Authenticated { pool, login, params, replication: startup.replication(), counted })
     }

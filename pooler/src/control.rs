@@ -479,6 +479,7 @@ impl Control {
         let config = Arc::new(config);
         self.shared.config.store(config.clone());
         self.shared.peers.reload(&config);
+        self.shared.auth_queries.forget();
         for db in self.shared.registry.databases() {
             let listed = [&old, &config].iter().any(|config| config.databases.contains_key(&db.name));
             let effect = plan.effect_on(if listed { &db.name } else { "*" });

@@ -12,6 +12,7 @@ use protocol::params::Tracked;
 use protocol::sqlstate::SqlState;
 use tokio::sync::watch;
 
+use crate::auth_query::AuthQueries;
 use crate::buffers::Buffers;
 use crate::clients::Clients;
 use crate::config::{Config, Database};
@@ -84,6 +85,7 @@ pub(crate) struct Shared {
     pub(crate) secrets: Secrets,
     /// Connections that have not logged in.
     pub(crate) newcomers: Arc<Newcomers>,
+    pub(crate) auth_queries: AuthQueries,
     pub(crate) console: Arc<dyn Console>,
     /// For those who wait for its end; `phase_now` is the same for those who only look.
     pub(crate) phase_changes: watch::Sender<Phase>,
@@ -127,6 +129,7 @@ impl Shared {
             consoles: Arc::default(),
             secrets: Secrets::new(),
             newcomers: Arc::default(),
+            auth_queries: AuthQueries::default(),
             console,
             phase_changes: watch::Sender::new(Phase::Running),
             phase_now: AtomicU8::new(Phase::Running as u8),
@@ -244,7 +247,7 @@ impl Shared {
             let (Some(user), Ok(db)) = (&spec.user, self.registry.database(&config, &spec.name, now)) else {
                 continue;
             };
-            if !db.paused.load(Relaxed) && db.pools().is_empty() && self.phase() == Phase::Running {
+            if !db.paused.load(Relaxed) && !db.has_pool_of(user) && self.phase() == Phase::Running {
                 self.registry.pool(self, &db, user);
             }
         }

@@ -421,14 +421,18 @@ fn database_row(shared: &Shared, db: &Db) -> DatabaseRow {
 pub(crate) fn users(shared: &Shared) -> Vec<UserRow> {
     let config = shared.config.load();
     let consoles = shared.consoles.all();
-    known_users(&config).into_iter().map(|name| user_row(shared, &config, &consoles, name)).collect()
+    let seen = shared.registry.user_names();
+    let names =
+        known_users(&config).into_iter().chain(seen.iter().map(String::as_str)).collect::<BTreeSet<_>>();
+    names.into_iter().map(|name| user_row(shared, &config, &consoles, name)).collect()
 }
 
 fn known_users(config: &Config) -> BTreeSet<&str> {
     let databases = config.databases.values().chain(&config.fallback);
-    let forced = databases.filter_map(|db| db.user.as_deref());
+    let named = databases.flat_map(|db| [db.user.as_deref(), db.auth_user.as_deref()]).flatten();
+    let named = named.chain(config.auth.query.user.as_deref());
     let listed = config.auth.userlist.0.keys().chain(config.users.keys()).map(String::as_str);
-    listed.chain(forced).chain([console::NAME]).collect()
+    listed.chain(named).chain([console::NAME]).collect()
 }
 
 fn user_row(shared: &Shared, config: &Config, consoles: &[ConsoleInfo], name: &str) -> UserRow {

@@ -346,6 +346,7 @@ impl Worker {
             self.shared.forget_unused_pools(now);
             self.shared.make_kept_pools(now);
             self.shared.keep_buffer_limit();
+            self.shared.auth_queries.sweep(now);
             if self.ticks.replace((self.ticks.get() + 1) % SWEEP) == 0 {
                 self.shared.forget_unused_values();
             }

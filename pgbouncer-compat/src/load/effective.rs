@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pooler::config::{
-    Application, Auth, AuthMethod, CheckQuery, ClientTls, Config, Database, DnsRules, Hba, Http, Limits,
-    Listen, ListenAddr, LogRules, LoginLimits, PeerInstance, PoolMode, PoolSizes, Secret, ServerRules,
-    SocketOptions, StartupParams, TimeLimits, Timeouts, UnixListen, User, Userlist,
+    Application, Auth, AuthMethod, AuthQuery, CheckQuery, ClientTls, Config, Database, DnsRules, Hba, Http,
+    Limits, Listen, ListenAddr, LogRules, LoginLimits, PeerInstance, PoolMode, PoolSizes, Secret,
+    ServerRules, SocketOptions, StartupParams, TimeLimits, Timeouts, UnixListen, User, Userlist,
 };
 
 use super::{LogFormat, Program, Syslog};
@@ -36,6 +36,12 @@ pub(super) fn config(
             stats_users: settings.list("stats_users"),
             scram_iterations: settings.count("scram_iterations"),
             logins: logins(settings),
+            query: AuthQuery {
+                user: settings.text_if_any("auth_user").map(str::to_owned),
+                dbname: settings.text_if_any("auth_dbname").map(str::to_owned),
+                sql: settings.text("auth_query").to_owned(),
+                cache_ttl: settings.time("auth_query_cache_ttl"),
+            },
         },
         limits: limits(settings),
         dns: DnsRules {

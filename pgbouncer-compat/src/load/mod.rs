@@ -10,6 +10,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use pooler::config::{Config, Database, Hba, Userlist};
 use zeroize::Zeroizing;
@@ -370,7 +371,7 @@ fn note_twice(twice: bool, what: &str, name: &str, place: &Place, report: &mut R
 /// The users of `auth_file`. PgBouncer starts without the file, and so does this.
 fn userlist(settings: &Values, whole_file: &Place, read_file: ReadFile, report: &mut Report) -> Userlist {
     let Some(file) = settings.text_if_any("auth_file").map(Path::new) else {
-        if settings.text("auth_type") != "any" {
+        if settings.text("auth_type") != "any" && settings.text("auth_user").is_empty() {
             report.warn(
                 whole_file,
                 "auth_file is not set",
@@ -431,6 +432,20 @@ fn check_database(database: &Database, settings: &Values, place: &Place, report:
         let message = format!("auth_type=any requires forced user: {}", database.name);
         report.warn(place, message, "logins to this database will fail; add user= to it");
     }
+    if let Some(dbname) = database.auth_dbname.as_deref().filter(|name| databases::CONSOLE.contains(name)) {
+        let message = format!("cannot use the reserved \"{dbname}\" database as an auth_dbname");
+        report.warn(
+            place,
+            message,
+            format!("database {}: logins that need auth_query will fail", database.name),
+        );
+    }
+    let strangers =
+        database.name == "*" && database.auth_dbname.is_none() && settings.text("auth_dbname").is_empty();
+    if strangers && (database.auth_user.is_some() || !settings.text("auth_user").is_empty()) {
+        let advice = "whatever database a stranger names is connected to for auth_query; name one for it";
+        report.warn(place, "auth_user with the database * and without auth_dbname", advice);
+    }
     let overridden = database.pool_size.is_some() || database.min_pool_size.is_some();
     let size = database.pool_size.unwrap_or_else(|| NonZeroUsize::new(settings.count("default_pool_size")));
     let min = database.min_pool_size.unwrap_or_else(|| settings.count("min_pool_size"));
@@ -446,6 +461,7 @@ fn check_database(database: &Database, settings: &Values, place: &Place, report:
 /// Rules between settings.
 fn check_settings(settings: &Values, whole_file: &Place, report: &mut Report) {
     check_http(settings, whole_file, report);
+    check_auth_query(settings, whole_file, report);
     if settings.list("listen_addr").is_empty() && settings.text("unix_socket_dir").is_empty() {
         report.fault(whole_file, "nowhere to listen on", "set listen_addr or unix_socket_dir");
     }
@@ -459,6 +475,22 @@ fn check_settings(settings: &Values, whole_file: &Place, report: &mut Report) {
         let place = settings.place("min_pool_size").unwrap_or(whole_file);
         let advice = format!("no more than {size} connections will be kept");
         report.warn(place, "min_pool_size is above default_pool_size", advice);
+    }
+}
+
+/// The longest that answers of `auth_query` may count without a warning.
+const LONGEST_TTL: Duration = Duration::from_secs(10);
+
+fn check_auth_query(settings: &Values, whole_file: &Place, report: &mut Report) {
+    let place = |name| settings.place(name).unwrap_or(whole_file);
+    let dbname = settings.text("auth_dbname");
+    if databases::CONSOLE.contains(&dbname) {
+        let message = format!("cannot use the reserved \"{dbname}\" database as an auth_dbname");
+        report.fault(place("auth_dbname"), message, "name one in which auth_query can run");
+    }
+    if settings.time("auth_query_cache_ttl") > LONGEST_TTL {
+        let advice = "a password that was replaced or revoked is taken so long";
+        report.warn(place("auth_query_cache_ttl"), "auth_query_cache_ttl is above 10 seconds", advice);
     }
 }
 

@@ -151,7 +151,7 @@ max_client_conn = ten
 pool_mode = pool
 resolv_conf = /etc/other
 auth_type = hba
-auth_user = lookup
+auth_dbname = pgbouncer
 listen_port
 server_tls_sslmode = verify-full
 %include gone.ini
@@ -190,7 +190,7 @@ v = pool_mode
          expected one of session, transaction, statement",
         "resolv_conf = /etc/other is not implemented in this version (a.ini:6): leave resolv_conf out",
         "auth_hba_file is not set (a.ini:7): auth_type = hba needs the rules; nobody could log in",
-        "auth_user = lookup is not implemented in this version (a.ini:8): leave auth_user out",
+        "cannot use the reserved \"pgbouncer\" database as an auth_dbname (a.ini:8): name one in which auth_query can run",
         "syntax error in configuration (a.ini:9): expected key = value",
         "server_tls_sslmode: verify-full needs server_tls_ca_file (a.ini:10): \
          it says who signs the certificates of servers",
@@ -206,12 +206,6 @@ v = pool_mode
         "invalid pool mode: x (a.ini:21): database b: expected session, transaction or statement",
         "invalid pool_size: lots (a.ini:21): database b: expected a whole number",
         "invalid load_balance_hosts: no (a.ini:21): database b: expected round-robin or disable",
-        "auth_user of database c is not implemented in this version (a.ini:22): \
-         auth_user = me would have no effect; leave it out",
-        "auth_query of database c is not implemented in this version (a.ini:22): \
-         auth_query = select 1 would have no effect; leave it out",
-        "auth_dbname of database c is not implemented in this version (a.ini:22): \
-         auth_dbname = d would have no effect; leave it out",
         "invalid host: a,,b (a.ini:22): database c: expected host names separated by single commas",
         "unix socket dir not configured: d (a.ini:23): name a host, or set unix_socket_dir",
         "invalid server_lifetime: soon (a.ini:24): database e: expected whole seconds, or a time such as 5min",
@@ -697,6 +691,9 @@ fn keys_of_databases() {
                 ..none.clone()
             },
         ),
+        ("auth_user=a", Database { auth_user: Some("a".into()), ..none.clone() }),
+        ("auth_query='select 1, 2'", Database { auth_query: Some("select 1, 2".into()), ..none.clone() }),
+        ("auth_dbname=d", Database { auth_dbname: Some("d".into()), ..none.clone() }),
         ("pool_size=5", Database { pool_size: Some(NonZeroUsize::new(5)), ..none.clone() }),
         ("pool_size=0", Database { pool_size: Some(None), ..none.clone() }),
         ("pool_size=-1", none.clone()),
@@ -812,10 +809,10 @@ fn keys_of_users() {
     );
 }
 
-/// Every key that PgBouncer has in these sections, and a value of it; the rest is for another version.
+/// Every key that PgBouncer has in these sections, and a value of it.
 #[test]
 fn every_key_of_pgbouncer() {
-    let databases = "dbname=d host=h port=1 user=u password=p pool_size=1 min_pool_size=1 reserve_pool_size=1 \
+    let databases = "dbname=d host=h port=1 user=u password=p auth_user=x auth_query='select 1, 2' auth_dbname=x pool_size=1 min_pool_size=1 reserve_pool_size=1 \
         reserve_pool=1 pool_mode=session query_wait_timeout=1 load_balance_hosts=disable max_db_connections=1 \
         max_db_client_connections=1 server_lifetime=1 connect_query='select 1' client_encoding=utf8 datestyle=iso \
         timezone=utc application_name=a";
@@ -825,10 +822,6 @@ fn every_key_of_pgbouncer() {
     let text =
         format!("[databases]\nd = {databases}\n[users]\nu = {users}\n[pgbouncer]\nauth_file = users\n");
     assert_eq!(warnings(&loaded(&text)), [""; 0]);
-    for later in ["auth_user=x", "auth_query='select 1, 2'", "auth_dbname=x"] {
-        let faults = faults(&format!("[databases]\nd = host=h {later}\n[pgbouncer]\nauth_file = users\n"));
-        assert!(faults[0].contains("is not implemented in this version"), "{faults:?}");
-    }
 }
 
 proptest! {

@@ -4,7 +4,8 @@ use super::{Applies, Kind, Setting, Status, Unit};
 pub const SETTINGS: &[Setting] = &[
     list("admin_users", "", "Users with full rights on the console."),
     flag("application_name_add_host", "0", "Append the client's address to its `application_name` at login."),
-    text("auth_dbname", "Database in which `auth_query` runs.").unset().harmless(AUTH_QUERY),
+    text("auth_dbname", "Database in which `auth_query` runs, by the name clients use; without it, the client's own.")
+        .unset(),
     text("auth_file", "File with users and their secrets; see [auth_file](#auth_file).").unset(),
     text(
         "auth_hba_file",
@@ -14,12 +15,16 @@ pub const SETTINGS: &[Setting] = &[
     row("auth_ldap_options", Kind::Secret, "", "How to reach the LDAP server; may hold a password.")
         .unset()
         .harmless("used only with `auth_type = ldap`"),
-    text("auth_query", "Query that fetches a user's secret from the server.")
-        .default(
-            "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END \
-             FROM pg_authid WHERE rolname=$1 AND rolcanlogin",
-        )
-        .harmless(AUTH_QUERY),
+    text(
+        "auth_query",
+        "Query that `auth_user` runs for the secret of a user who is not in `auth_file`: two columns, name and secret, \
+         for the name in `$1`. The name that it returns is the user of the session. Without a row there is no such user; \
+         with NULL as its secret a user can't log in by password.",
+    )
+    .default(
+        "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END \
+         FROM pg_authid WHERE rolname=$1 AND rolcanlogin",
+    ),
     choice(
         "auth_type",
         "md5",
@@ -27,7 +32,7 @@ pub const SETTINGS: &[Setting] = &[
         "How clients prove who they are; with `md5`, users who have a SCRAM secret are asked for SCRAM.",
     )
     .only(&["any", "trust", "plain", "md5", "cert", "hba", "scram-sha-256"]),
-    text("auth_user", "User who runs `auth_query` for users not in `auth_file`.").unset().only(&[""]),
+    text("auth_user", "User who runs `auth_query` for users not in `auth_file`.").unset(),
     seconds(
         "autodb_idle_timeout",
         "3600",
@@ -289,6 +294,14 @@ pub const SETTINGS: &[Setting] = &[
          s, and one failure is forgiven every 10 s. 0: no answer waits. A right password never does. Not a setting of \
          PgBouncer.",
     ),
+    seconds(
+        "auth_query_cache_ttl",
+        "0",
+        "How long an answer of `auth_query` counts for further logins, with a fraction if need be; that there is no such \
+         user, or no secret, a quarter of it. So long a password that was replaced or has run out may be taken. 0: every \
+         login asks. A password that does not fit what is kept is compared with a new answer before it is refused. Not a \
+         setting of PgBouncer.",
+    ),
     int(
         "buffer_limit",
         "1073741824",
@@ -440,7 +453,6 @@ const MAX: i64 = i32::MAX as i64;
 const POOL_MODES: &[&str] = &["session", "transaction", "statement"];
 const SSL_MODES: &[&str] = &["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
 
-const AUTH_QUERY: &str = "used only with `auth_user`";
 const DNS: &str =
     "the system's resolver is asked, which shows no zones; `dns_max_ttl` is how long a change may go unseen";
 const FACILITIES: &[&str] = &[

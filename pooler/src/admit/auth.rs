@@ -15,6 +15,7 @@ use protocol::startup::Startup;
 use zeroize::Zeroizing;
 
 use super::{Arrival, ConsoleClient, Denied};
+use crate::auth_query::Learnt;
 use crate::config::{AuthMethod, Config, Database};
 use crate::console::Rights;
 use crate::error::Refusal;
@@ -28,6 +29,8 @@ pub(super) struct Proven {
     pub(super) user: String,
     /// What a SCRAM login with a stored verifier disclosed: it opens servers that store the same one.
     pub(super) keys: Option<Keys>,
+    /// What `auth_query` has told of it.
+    pub(super) learnt: Option<Learnt>,
 }
 
 /// Runs the configured method.
@@ -61,23 +64,21 @@ impl Arrival {
     /// What a client of the console may do, once it has proven who it is.
     async fn console_rights(&mut self, config: &Config, startup: &Startup) -> Result<Rights, Denied> {
         let user = startup.user();
-        let listed = |list: &[String]| list.iter().any(|u| u == user);
         if matches!(user, "pgbouncer" | "pgferry") && self.is_own_process_owner() {
             tracing::info!(peer = %self.label(), "pgbouncer access from unix socket");
             return Ok(Rights::Admin);
         }
-        let rights = match (listed(&config.auth.admin_users), listed(&config.auth.stats_users)) {
-            (true, _) => Rights::Admin,
-            (_, true) => Rights::Stats,
-            _ if config.auth.method == AuthMethod::Any => Rights::Stats,
-            _ => return Err(Refusal::fatal("not allowed").into()),
-        };
+        let rights = rights_of(config, user)?;
         if rights == Rights::Stats {
             self.check_console_limits(config, user)?;
         }
         self.log_attempt(config, startup);
-        prove(self, config, startup, None).await?;
-        Ok(rights)
+        let proven = prove(self, config, startup, None).await?;
+        // By `auth_query` it may have proven to be somebody else, who must be allowed as much.
+        match rights_of(config, &proven.user)? {
+            Rights::Admin => Ok(rights),
+            Rights::Stats => Ok(Rights::Stats),
+        }
     }
 
     /// Limits for clients hold on the console as well, but not for administrators.
@@ -104,6 +105,17 @@ impl Arrival {
     }
 }
 
+/// What a user may do on the console.
+fn rights_of(config: &Config, user: &str) -> Result<Rights, Refusal> {
+    let listed = |list: &[String]| list.iter().any(|u| u == user);
+    match (listed(&config.auth.admin_users), listed(&config.auth.stats_users)) {
+        (true, _) => Ok(Rights::Admin),
+        (_, true) => Ok(Rights::Stats),
+        _ if config.auth.method == AuthMethod::Any => Ok(Rights::Stats),
+        _ => Err(Refusal::fatal("not allowed")),
+    }
+}
+
 /// Chooses the method, looks the user up, and has it prove itself. `spec` is the database; `None` for the console and for
 /// one that is not configured, which is told apart only after a good password.
 async fn prove(
@@ -115,10 +127,15 @@ async fn prove(
     // Who is rejected costs no look-up.
     let demand = rules::demand(arrival, config, startup).await?;
     certificate::check(arrival, &demand, startup.user())?;
-    let credential = credential::find(arrival, config, startup, spec).await?;
-    let keys =
-        answer(arrival, config, &demand, startup.user(), &credential).await.map_err(Denied::of_proof)?;
-    Ok(Proven { user: credential.user, keys })
+    let mut credential = credential::find(arrival, config, startup, spec).await?;
+    match answer(arrival, config, &demand, startup.user(), &mut credential).await {
+        Ok(keys) => Ok(Proven { keys, learnt: credential.learnt(), user: credential.user }),
+        Err(denied @ (Denied::Silent | Denied::Unsaid(_))) => Err(denied),
+        Err(denied) => {
+            credential.renew(arrival).await?; // for the next attempt
+            Err(denied.of_proof())
+        }
+    }
 }
 
 /// Has the client answer to one method.
@@ -127,7 +144,7 @@ async fn answer(
     config: &Config,
     demand: &Demand,
     login: &str,
-    credential: &Credential,
+    credential: &mut Credential,
 ) -> Result<Option<Keys>, Denied> {
     match demand.method {
         AuthMethod::Any => Ok(None),

@@ -58,10 +58,9 @@ impl Session {
     }
 
     async fn wait_in_queue(&mut self, since: u64) -> Result<(), End> {
-        if let Some(reason) = self.pool.failing() {
+        if let Some(refusal) = self.pool.refuses_new() {
             self.pool.try_again(&self.worker);
-            let text = format!("server login has been failing, cached error: {reason} (server_login_retry)");
-            return Err(End::Refused(Refusal::fatal(text).because("server_login_retry")));
+            return Err(End::Refused(refusal));
         }
         let mut counted = match self.pool.join_crowd() {
             Ok(counted) => counted,

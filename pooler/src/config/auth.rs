@@ -25,6 +25,21 @@ pub struct Auth {
     pub scram_iterations: u32,
     /// Connections that have not logged in, and what failures cost.
     pub logins: LoginLimits,
+    /// How users are looked up that the list does not have.
+    pub query: AuthQuery,
+}
+
+/// How PostgreSQL is asked about users, where a database does not say otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AuthQuery {
+    /// Who asks (`auth_user`); `None`: nobody, so that only listed users are known.
+    pub user: Option<String>,
+    /// Where (`auth_dbname`); `None`: in the client's own database. Never the console's name.
+    pub dbname: Option<String>,
+    /// What (`auth_query`): two columns, name and secret, for the name in `$1`.
+    pub sql: String,
+    /// How long an answer counts; zero: each login asks.
+    pub cache_ttl: Duration,
 }
 
 /// What holds for connections until they have logged in.

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use crate::tls::{ClientTls, ServerTls};
-pub use auth::{Auth, AuthMethod, LoginLimits, Secret, Userlist};
+pub use auth::{Auth, AuthMethod, AuthQuery, LoginLimits, Secret, Userlist};
 pub use hba::{
     AddressMatch, CertificateCheck, CertificateName, DatabaseMatch, Found, Hba, HbaRule, Hits, Incoming,
     Interface, Transport, UserMatch,

@@ -83,6 +83,12 @@ pub struct Database {
     pub user: Option<String>,
     /// Password of the forced user; `None`: its entry in the user list.
     pub password: Option<super::Secret>,
+    /// Who asks for users that the list does not have.
+    pub auth_user: Option<String>,
+    /// What it asks.
+    pub auth_query: Option<String>,
+    /// In which database, by the name clients use; a console's name: nowhere, and logins fail.
+    pub auth_dbname: Option<String>,
     /// `pool_size`; `Some(None)` is no limit.
     pub pool_size: Option<Option<NonZeroUsize>>,
     /// `min_pool_size`.

@@ -46,12 +46,14 @@ pub(super) enum Kind {
     Listen,
     /// It is listened for, from this marker on.
     Listening,
+    /// What `auth_query` has told of a pool's user.
+    Learnt,
     /// Of a later version.
     Unknown,
 }
 
 impl Kind {
-    const ALL: [Kind; 15] = [
+    const ALL: [Kind; 16] = [
         Kind::Claim,
         Kind::Hello,
         Kind::Listener,
@@ -67,6 +69,7 @@ impl Kind {
         Kind::Done,
         Kind::Listen,
         Kind::Listening,
+        Kind::Learnt,
     ];
 
     fn of(number: u8) -> Kind {

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use super::fields::{Fields, Writer, number, text};
 use super::frames::{Inbox, Kind, receive, send};
 use super::{Answer, Open, Parcel, VERSION, Whence, cancel_fields, key_of, number_of, place, tag};
+use crate::auth_query::Learnt;
 use crate::cancel;
 use crate::intern::{hash_of, seed};
 use crate::listen::Doors;
@@ -160,6 +161,15 @@ async fn introduce(
             let mut fields = Writer::default();
             fields.put(tag::DATABASE, &pool.db.name).put(tag::USER, &pool.user.name);
             send(stream, Kind::Keys, &fields.put(tag::KEYS, keys.to_bytes()).finish(), &[]).await?;
+        }
+    }
+    for pool in shared.registry.pools() {
+        if let Some(Learnt { secret, lookup }) = pool.learnt() {
+            let mut fields = Writer::default();
+            fields.put(tag::DATABASE, &pool.db.name).put(tag::USER, &pool.user.name);
+            fields.put(tag::SECRET, secret.reveal()).put(tag::SQL, lookup.sql).put(tag::LOGIN, lookup.login);
+            fields.put(tag::ASKED_IN, lookup.database).put(tag::ASKED_BY, lookup.asker);
+            send(stream, Kind::Learnt, &fields.finish(), &[]).await?;
         }
     }
     send(stream, Kind::Ready, &[], &[]).await?;

@@ -199,6 +199,11 @@ mod tag {
     pub(super) const KEY: u8 = 16;
     pub(super) const CHANNEL: u8 = 17;
     pub(super) const MARKER: u8 = 18;
+    pub(super) const SECRET: u8 = 19;
+    pub(super) const ASKED_IN: u8 = 20;
+    pub(super) const ASKED_BY: u8 = 21;
+    pub(super) const SQL: u8 = 22;
+    pub(super) const LOGIN: u8 = 23;
 }
 
 /// Of the whole conversation. It changes only when an older process could misunderstand a newer one.

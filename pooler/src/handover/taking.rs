@@ -19,9 +19,10 @@ use super::fields::{Fields, Writer, number, text};
 use super::frames::{Frame, Inbox, Kind, Line, receive, send};
 use super::giving::answer_cancel;
 use super::{Open, Traveller, VERSION, Whence, cancel_fields, key_of, number_of, place, tag};
+use crate::auth_query::{Learnt, Lookup};
 use crate::client::Session;
 use crate::clients::CancelKey;
-use crate::config::Listen;
+use crate::config::{Listen, Secret};
 use crate::intern::{hash_of, take_seed};
 use crate::listen::Listener as Socket;
 use crate::notify::{Channels, Listener};
@@ -41,6 +42,7 @@ pub struct Inheritance {
     pub(crate) counted: Counted,
     listeners: Vec<Socket>,
     keys: Vec<(String, String, Keys)>,
+    learnt: Vec<(String, String, Learnt)>,
     held: Vec<(String, bool, bool)>,
 }
 
@@ -74,6 +76,7 @@ impl Inheritance {
             counted: Counted::default(),
             listeners: Vec::new(),
             keys: Vec::new(),
+            learnt: Vec::new(),
             held: Vec::new(),
         };
         loop {
@@ -83,6 +86,7 @@ impl Inheritance {
                 Kind::Hello => it.on_hello(fields),
                 Kind::Listener => frame.fds.pop().and_then(|fd| it.on_listener(fields, fd)),
                 Kind::Keys => it.on_keys(fields),
+                Kind::Learnt => it.on_learnt(fields),
                 Kind::Held => it.on_held(fields),
                 Kind::Ready => return Ok(Some(it)),
                 _ => Some(()),
@@ -136,6 +140,26 @@ impl Inheritance {
         Some(())
     }
 
+    fn on_learnt(&mut self, fields: &[u8]) -> Option<()> {
+        let (mut database, mut user, mut secret) = (String::new(), String::new(), None);
+        let mut lookup = Lookup::default();
+        Fields(fields).each(|tag, bytes| {
+            match tag {
+                tag::DATABASE => database = text(bytes)?,
+                tag::USER => user = text(bytes)?,
+                tag::SECRET => secret = Some(Secret::new(text(bytes)?)),
+                tag::ASKED_IN => lookup.database = text(bytes)?,
+                tag::ASKED_BY => lookup.asker = text(bytes)?,
+                tag::SQL => lookup.sql = text(bytes)?,
+                tag::LOGIN => lookup.login = text(bytes)?,
+                _ => {}
+            }
+            Some(())
+        })?;
+        self.learnt.push((database, user, Learnt { secret: secret?, lookup }));
+        Some(())
+    }
+
     fn on_held(&mut self, fields: &[u8]) -> Option<()> {
         let (mut database, mut paused, mut disabled) = (String::new(), false, false);
         Fields(fields).each(|tag, bytes| {
@@ -170,6 +194,11 @@ impl Inheritance {
         for (name, user, keys) in self.keys {
             if let Ok(db) = shared.registry.database(&config, &name, now) {
                 shared.registry.pool(shared, &db, &user).pass_through(keys);
+            }
+        }
+        for (name, user, learnt) in self.learnt {
+            if let Ok(db) = shared.registry.database(&config, &name, now) {
+                shared.registry.pool_of(shared, &db, &user).learn(Some(learnt));
             }
         }
         Takeover(self.line)

@@ -21,12 +21,17 @@ impl Pool {
 
     /// Notes whether it has a connection on either side, and says since when it has none, in microseconds.
     pub(crate) fn unused_since(&self, now: u64) -> Option<u64> {
-        let waits = self.db.spec.load().user.is_some() && self.rules.load().min > 0; // to be filled without a client
+        let waits = self.is_forced() && self.rules.load().min > 0; // to be filled without a client
         if self.open.get() > 0 || self.clients.get() > 0 || self.is_held() || waits {
             self.last_used.store(now, Relaxed);
             return None;
         }
         Some(self.last_used.load(Relaxed))
+    }
+
+    /// Its user is the one that the database forces on its clients.
+    pub(crate) fn is_forced(&self) -> bool {
+        self.db.spec.load().user.as_ref() == Some(&self.user.name)
     }
 
     /// Gives back what its clients have shared, and none has any more.
@@ -92,8 +97,8 @@ impl Pool {
     fn keep_minimum(self: &Arc<Self>, worker: &Rc<Worker>) {
         let rules = self.rules.load();
         let wanted = self.open.get() < rules.min && !self.is_held();
-        let forced = self.db.spec.load().user.is_some();
-        if !wanted || (!forced && self.db.clients.get() == 0) || lock(&self.dialling).connecting > 0 {
+        if !wanted || (!self.is_forced() && self.db.clients.get() == 0) || lock(&self.dialling).connecting > 0
+        {
             return;
         }
         // Nobody is evicted for a minimum.

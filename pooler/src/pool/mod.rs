@@ -41,6 +41,7 @@ pub use saturation::Occupancy;
 pub(crate) use saturation::Saturation;
 pub(crate) use shard::{Shard, any_idle, hand_over};
 
+use crate::auth_query::Learnt;
 use crate::events::Events;
 use crate::intern::Interner;
 use crate::latency::Latency;
@@ -122,6 +123,8 @@ pub(crate) struct Pool {
     pub(crate) no_settings: Arc<Settings>,
     /// Keys that a client's SCRAM login disclosed, for logging in to the server with the same verifier.
     passed_through: Mutex<Option<Keys>>,
+    /// What `auth_query` has told of its user at a client's login.
+    learnt: Mutex<Option<Learnt>>,
     pub(crate) periods: Periods,
     /// Cancel requests on their way to servers of this pool.
     pub(crate) cancelling: Arc<Tally>,
@@ -173,6 +176,7 @@ impl Pool {
             no_settings: settings.intern(Settings::default()),
             settings,
             passed_through: Mutex::default(),
+            learnt: Mutex::default(),
             periods: Periods::default(),
             cancelling: Arc::default(),
             checking: Arc::default(),
@@ -363,7 +367,7 @@ impl Pool {
     /// passwords, not this user's. Keys of a verifier that was replaced are dropped.
     pub(crate) fn keys_for(&self, verifier: &Verifier) -> Option<Keys> {
         let mut keys = lock(&self.passed_through);
-        let forced = self.db.spec.load().user.is_some();
+        let forced = self.is_forced();
         if forced || keys.as_ref().is_some_and(|keys| !keys.fit(verifier)) {
             *keys = None;
         }
@@ -383,6 +387,23 @@ impl Pool {
         if before.is_none_or(|before| before != keys) {
             lock(&self.dialling).failure = None;
         }
+    }
+
+    pub(crate) fn learnt(&self) -> Option<Learnt> {
+        lock(&self.learnt).clone()
+    }
+
+    /// Its user has this secret now, or none that is known. True: it had another one before, and a login to the server that
+    /// has failed may be tried again at once.
+    pub(crate) fn learn(&self, new: Option<Learnt>) -> bool {
+        let mut learnt = lock(&self.learnt);
+        let secret = |learnt: &Option<Learnt>| learnt.as_ref().map(|learnt| learnt.secret.clone());
+        let changed = secret(&learnt) != secret(&new);
+        *learnt = new;
+        if changed {
+            lock(&self.dialling).failure = None;
+        }
+        changed
     }
 
     /// What all workers have counted.

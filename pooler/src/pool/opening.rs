@@ -6,6 +6,8 @@ use std::sync::Arc;
 use tracing::warn;
 
 use super::{Counted, Dial, Failure, Full, Permit, Pool, Tally, lock};
+use crate::auth_query;
+use crate::error::Refusal;
 use crate::server::{self, ConnectError, IdleServer};
 use crate::worker::Worker;
 
@@ -122,7 +124,12 @@ impl Pool {
 
     pub(super) async fn open_one(self: Arc<Self>, worker: Rc<Worker>, begun: (Permit, Dial)) {
         let result = server::connect(&worker, &self, begun, &[]).await;
-        self.connected(&worker, result);
+        match &result {
+            Err(error) if error.is_of_secret() && auth_query::renew(&worker, &self).await => {
+                lock(&self.dialling).connecting -= 1; // once more, with the secret that is right now
+            }
+            _ => self.connected(&worker, result),
+        }
         self.pump(&worker);
     }
 
@@ -166,6 +173,13 @@ impl Pool {
         let dialling = lock(&self.dialling);
         let failure = dialling.failure.as_ref().filter(|_| !self.shared.lacks_room())?;
         (self.open.get() == 0).then(|| failure.reason.clone())
+    }
+
+    /// The same as what a client is told.
+    pub(crate) fn refuses_new(self: &Arc<Self>) -> Option<Refusal> {
+        let reason = self.failing()?;
+        let text = format!("server login has been failing, cached error: {reason} (server_login_retry)");
+        Some(Refusal::fatal(text).because("server_login_retry"))
     }
 
     /// Why the last attempt failed, and when the next one is made.

@@ -62,6 +62,10 @@ impl Db {
         lock(&self.pools).clone()
     }
 
+    pub(crate) fn has_pool_of(&self, user: &str) -> bool {
+        lock(&self.pools).iter().any(|pool| pool.user.name == user)
+    }
+
     /// A look-up was answered. What takes long to read is read elsewhere.
     pub(crate) fn looked_up(self: &Arc<Self>, lookup: Lookup, findings: Findings, now: u64) {
         let db = self.clone();
@@ -173,9 +177,12 @@ impl Registry {
 
     /// The pool of a database for a login user, who may be replaced by the database's own.
     pub(crate) fn pool(&self, shared: &Arc<Shared>, db: &Arc<Db>, login: &str) -> Arc<Pool> {
-        let config = shared.config.load();
         let spec = db.spec.load();
-        let name = spec.user.as_deref().unwrap_or(login);
+        self.pool_of(shared, db, spec.user.as_deref().unwrap_or(login))
+    }
+
+    /// The pool of a database for a server-side user.
+    pub(crate) fn pool_of(&self, shared: &Arc<Shared>, db: &Arc<Db>, name: &str) -> Arc<Pool> {
         let find = || {
             let pools = lock(&db.pools);
             let found = pools.iter().find(|p| p.user.name == name)?;
@@ -190,7 +197,8 @@ impl Registry {
             return pool;
         }
         let user = self.user(name);
-        let rules = PoolRules::new(&config, &spec, config.users.get(name));
+        let config = shared.config.load();
+        let rules = PoolRules::new(&config, &db.spec.load(), config.users.get(name));
         let pool = Arc::new(Pool::new(shared, db.clone(), user.clone(), rules));
         pool.hold(shared.is_paused() || db.paused.load(Relaxed));
         lock(&db.pools).push(pool.clone());
@@ -234,6 +242,11 @@ impl Registry {
 
     pub(crate) fn user_count(&self) -> usize {
         self.users.len()
+    }
+
+    /// Every user that has been seen.
+    pub(crate) fn user_names(&self) -> Vec<String> {
+        self.users.iter().map(|e| e.key().clone()).collect()
     }
 
     /// The user of that name, if one has been seen.

@@ -200,6 +200,12 @@ impl ServerStatements {
         self.note(Change::None);
     }
 
+    /// The pooler parses an unnamed statement of its own.
+    pub(crate) fn on_own_unnamed(&mut self) {
+        self.note(Change::None);
+        self.unnamed = Some(SOMEBODYS);
+    }
+
     /// The oldest unsettled change has been confirmed.
     pub(crate) fn confirm(&mut self) {
         self.unsettled.pop_front();

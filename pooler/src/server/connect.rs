@@ -68,6 +68,17 @@ impl ConnectError {
         }
     }
 
+    /// Another secret might do.
+    pub(crate) fn is_of_secret(&self) -> bool {
+        match self {
+            ConnectError::Refused { code, .. } => {
+                matches!(*code, SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
+            }
+            ConnectError::Login(_) => true,
+            ConnectError::Unreachable(_) | ConnectError::Exhausted(_) => false,
+        }
+    }
+
     /// Nobody could have logged in there at that moment, whichever database and user it were.
     pub(crate) fn is_of_host(&self) -> bool {
         match self {
@@ -358,14 +369,15 @@ async fn scram_prove(
     Ok(Scram::Proved(exchange))
 }
 
-/// The secret of the pool's user: the database's for a forced user, else the one in the user list.
+/// The secret of the pool's user: the database's for a forced user, else the one in the user list, else what `auth_query`
+/// has told of it.
 fn login_secret(pool: &Pool) -> Option<Secret> {
     let spec = pool.db.spec.load();
-    if let (Some(_), Some(password)) = (&spec.user, &spec.password) {
+    if let Some(password) = spec.password.as_ref().filter(|_| pool.is_forced()) {
         return Some(password.clone());
     }
-    let config = pool.shared.config.load();
-    config.auth.userlist.0.get(&pool.user.name).cloned()
+    let listed = pool.shared.config.load().auth.userlist.0.get(&pool.user.name).cloned();
+    listed.or_else(|| Some(pool.learnt()?.secret))
 }
 
 fn plain(secret: &Option<Secret>) -> Result<&str, ConnectError> {
