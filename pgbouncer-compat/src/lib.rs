@@ -15,6 +15,7 @@ mod connstr;
 mod databases;
 mod finding;
 mod ini;
+pub mod ldap;
 mod limits;
 mod load;
 #[cfg(test)]

@@ -250,6 +250,11 @@ impl Arrival {
         {
             pool.pass_through(keys);
         }
+        if let Some(password) = proven.password
+            && db.spec.load().user.is_none()
+        {
+            pool.pass_on(password);
+        }
         Ok(Authenticated { pool, login, params, replication: startup.replication(), counted })
     }
 

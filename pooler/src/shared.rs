@@ -20,8 +20,10 @@ use crate::consoles::Consoles;
 use crate::error::Refusal;
 use crate::events::Events;
 use crate::handover::Handover;
+use crate::ldap::Directories;
 use crate::lifecycle::Phase;
 use crate::names::Names;
+use crate::pam::Pam;
 use crate::peers::Peers;
 use crate::pool::{Census, Hosts, Registry, Tally};
 use crate::secrets::Secrets;
@@ -81,6 +83,8 @@ pub(crate) struct Shared {
     pub(crate) buffers: Arc<Buffers>,
     pub(crate) consoles: Arc<Consoles>,
     pub(crate) secrets: Secrets,
+    pub(crate) ldap: Directories,
+    pub(crate) pam: Pam,
     pub(crate) console: Arc<dyn Console>,
     /// For those who wait for its end; `phase_now` is the same for those who only look.
     pub(crate) phase_changes: watch::Sender<Phase>,
@@ -123,6 +127,8 @@ impl Shared {
             buffers: Arc::default(),
             consoles: Arc::default(),
             secrets: Secrets::new(),
+            ldap: Directories::default(),
+            pam: Pam::default(),
             console,
             phase_changes: watch::Sender::new(Phase::Running),
             phase_now: AtomicU8::new(Phase::Running as u8),

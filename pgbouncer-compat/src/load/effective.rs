@@ -34,6 +34,8 @@ pub(super) fn config(
             admin_users: settings.list("admin_users"),
             stats_users: settings.list("stats_users"),
             scram_iterations: settings.count("scram_iterations"),
+            ldap: None,
+            pam_service: settings.text("auth_pam_service").to_owned(),
         },
         limits: limits(settings),
         dns: DnsRules {
@@ -148,6 +150,8 @@ fn auth_method(name: &str) -> AuthMethod {
         "trust" => AuthMethod::Trust,
         "plain" => AuthMethod::Plain,
         "scram-sha-256" => AuthMethod::Scram,
+        "ldap" => AuthMethod::Ldap,
+        "pam" => AuthMethod::Pam,
         _ => AuthMethod::Md5,
     }
 }

@@ -9,14 +9,14 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pooler::config::{Config, Database, Userlist};
+use pooler::config::{Config, Database, LdapOptions, Userlist};
 
 pub use set::NotSet;
 
 use crate::finding::{Faults, Finding, Place, Report, did_you_mean};
 use crate::ini::{self, Item, ReadFile};
 use crate::settings::{Change, SETTINGS, SetError, Setting, Status, Values};
-use crate::{databases, limits, peers, userlist, users};
+use crate::{databases, ldap, limits, peers, userlist, users};
 
 /// A configuration that can be used.
 #[derive(Debug, Clone)]
@@ -286,8 +286,11 @@ impl Draft {
         let whole_file = Place { file: path.into(), line: None };
         let userlist = userlist(&settings, &whole_file, read_file, report);
         check_settings(&settings, &whole_file, report);
+        let mut config =
+            effective::config(&settings, userlist, (named, fallback), by_name, applications, by_id);
+        config.auth.ldap = ldap_options(&settings, &whole_file, report);
         Loaded {
-            config: effective::config(&settings, userlist, (named, fallback), by_name, applications, by_id),
+            config,
             program: effective::program(&settings, path),
             settings,
             warnings: Vec::new(),
@@ -327,7 +330,7 @@ fn note_twice(twice: bool, what: &str, name: &str, place: &Place, report: &mut R
 /// The users of `auth_file`. PgBouncer starts without the file, and so does this.
 fn userlist(settings: &Values, whole_file: &Place, read_file: ReadFile, report: &mut Report) -> Userlist {
     let Some(file) = settings.text_if_any("auth_file").map(Path::new) else {
-        if settings.text("auth_type") != "any" {
+        if !matches!(settings.text("auth_type"), "any" | "ldap" | "pam") {
             report.warn(
                 whole_file,
                 "auth_file is not set",
@@ -343,6 +346,36 @@ fn userlist(settings: &Values, whole_file: &Place, read_file: ReadFile, report: 
             let place = settings.place("auth_file").unwrap_or(whole_file);
             report.warn(place, message, "no user is known until it is there and the configuration reloaded");
             Userlist::default()
+        }
+    }
+}
+
+/// What `auth_type = ldap` needs. Where it is not that, bad options do no harm.
+fn ldap_options(settings: &Values, whole_file: &Place, report: &mut Report) -> Option<Arc<LdapOptions>> {
+    let is_used = settings.text("auth_type") == "ldap";
+    let Some(text) = settings.text_if_any("auth_ldap_options") else {
+        if is_used {
+            let place = settings.place("auth_type").unwrap_or(whole_file);
+            report.warn(
+                place,
+                "auth_ldap_options is null",
+                "every login will fail; say where the LDAP server is",
+            );
+        }
+        return None;
+    };
+    let place = settings.place("auth_ldap_options").unwrap_or(whole_file);
+    match ldap::parse(text) {
+        Ok(options) => Some(Arc::new(options)),
+        Err(faults) => {
+            for fault in faults.0 {
+                let message = format!("auth_ldap_options: {fault}");
+                match is_used {
+                    true => report.fault(place, message, ""),
+                    false => report.warn(place, message, "they are used with auth_type = ldap"),
+                }
+            }
+            None
         }
     }
 }
@@ -366,6 +399,11 @@ fn check_database(database: &Database, settings: &Values, place: &Place, report:
 
 /// Rules between settings.
 fn check_settings(settings: &Values, whole_file: &Place, report: &mut Report) {
+    if settings.text("auth_type") == "pam" && !pooler::HAS_PAM {
+        let place = settings.place("auth_type").unwrap_or(whole_file);
+        let advice = "build it with `cargo build --release --features pam`, which needs libpam0g-dev";
+        report.fault(place, "auth_type = pam: pam is not supported by this build", advice);
+    }
     check_http(settings, whole_file, report);
     if settings.list("listen_addr").is_empty() && settings.text("unix_socket_dir").is_empty() {
         report.fault(whole_file, "nowhere to listen on", "set listen_addr or unix_socket_dir");

@@ -8,9 +8,13 @@ pub const SETTINGS: &[Setting] = &[
     text("auth_file", "File with users and their secrets; see [auth_file](#auth_file).").unset(),
     text("auth_hba_file", "File with rules that choose the authentication method.").harmless(HBA),
     text("auth_ident_file", "File that maps system users to database users.").unset().harmless(HBA),
-    row("auth_ldap_options", Kind::Secret, "", "How to reach the LDAP server; may hold a password.")
-        .unset()
-        .harmless("used only with `auth_type = ldap`"),
+    row(
+        "auth_ldap_options",
+        Kind::Secret,
+        "",
+        "How to reach the LDAP server of `auth_type = ldap`; see [authentication](authentication.md#ldap).",
+    )
+    .unset(),
     text("auth_query", "Query that fetches a user's secret from the server.")
         .default(
             "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END \
@@ -23,7 +27,7 @@ pub const SETTINGS: &[Setting] = &[
         &["any", "trust", "plain", "md5", "cert", "hba", "ldap", "pam", "scram-sha-256"],
         "How clients prove who they are; with `md5`, users who have a SCRAM secret are asked for SCRAM.",
     )
-    .only(&["any", "trust", "plain", "md5", "scram-sha-256"]),
+    .only(&["any", "trust", "plain", "md5", "ldap", "pam", "scram-sha-256"]),
     text("auth_user", "User who runs `auth_query` for users not in `auth_file`.").unset().only(&[""]),
     seconds(
         "autodb_idle_timeout",
@@ -275,6 +279,11 @@ pub const SETTINGS: &[Setting] = &[
          percent no more than ten a second for each worker. What that finds is logged as a warning with the statements. \
          Not a setting of PgBouncer.",
     ),
+    text(
+        "auth_pam_service",
+        "As which service PAM is asked: the name of a file in `/etc/pam.d`. Not a setting of PgBouncer.",
+    )
+    .default("pgbouncer"),
     int(
         "buffer_limit",
         "1073741824",

@@ -119,6 +119,7 @@ fn every_setting_of_pgbouncer_with_its_default() {
         ours[PGBOUNCER.len()..],
         [
             ("audit_sample", Some("0.1"), true),
+            ("auth_pam_service", Some("pgbouncer"), true),
             ("buffer_limit", Some("1073741824"), true),
             ("client_buffer_limit", Some("67108864"), true),
             ("client_gone_cancel", Some("1"), true),
@@ -260,7 +261,7 @@ fn what_cannot_be_honoured_is_refused() {
     for (name, refused, accepted) in [
         ("auth_type", "hba", "plain"),
         ("auth_type", "cert", "any"),
-        ("auth_type", "pam", "trust"),
+        ("auth_type", "hba", "trust"),
         ("auth_user", "lookup", ""),
         ("client_tls_sslmode", "allow", "disable"),
         ("resolv_conf", "/etc/other", ""),

@@ -1,6 +1,8 @@
 //! Finding out whether a client is who it says: which method applies, what is known of the user, and the proof.
 
 mod credential;
+mod ldap;
+mod pam;
 mod password;
 mod rules;
 mod scram;
@@ -12,7 +14,7 @@ use protocol::auth::scram::Keys;
 use protocol::startup::Startup;
 
 use super::{Arrival, ConsoleClient, Denied};
-use crate::config::{AuthMethod, Config, Database};
+use crate::config::{AuthMethod, Config, Database, Secret};
 use crate::console::Rights;
 use crate::error::Refusal;
 use crate::net::Peer;
@@ -24,6 +26,8 @@ pub(super) struct Proven {
     pub(super) user: String,
     /// What a SCRAM login with a stored verifier disclosed: it opens servers that store the same one.
     pub(super) keys: Option<Keys>,
+    /// The password that another program has found to be right: it opens servers that ask the same one.
+    pub(super) password: Option<Secret>,
 }
 
 /// Runs the configured method.
@@ -109,8 +113,15 @@ async fn prove(
 ) -> Result<Proven, Denied> {
     let credential = credential::find(arrival, config, startup, spec).await?;
     let method = rules::method(arrival, config, startup)?;
-    let keys = answer(arrival, config, method, &credential).await?;
-    Ok(Proven { user: credential.user, keys })
+    let (keys, password) = match method {
+        AuthMethod::Ldap => {
+            let options = config.auth.ldap.as_deref();
+            (None, Some(ldap::log_in(arrival, options, &credential.user).await?))
+        }
+        AuthMethod::Pam => (None, Some(pam::log_in(arrival, config, &credential.user).await?)),
+        method => (answer(arrival, config, method, &credential).await?, None),
+    };
+    Ok(Proven { user: credential.user, keys, password })
 }
 
 /// Has the client answer to one method.
@@ -130,6 +141,7 @@ async fn answer(
             None => password::md5(arrival, credential).await.map(|()| None),
         },
         AuthMethod::Scram => scram::log_in(arrival, config, credential).await,
+        AuthMethod::Ldap | AuthMethod::Pam => Err(Denied::Silent), // judged elsewhere
     }
 }
 

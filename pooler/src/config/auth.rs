@@ -1,5 +1,8 @@
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
+
+use super::LdapOptions;
 
 /// Who may log in, and how.
 #[derive(Debug, Clone)]
@@ -12,6 +15,10 @@ pub struct Auth {
     pub admin_users: Vec<String>,
     /// Read-only rights on the console.
     pub stats_users: Vec<String>,
+    /// For those whose password an LDAP server judges.
+    pub ldap: Option<Arc<LdapOptions>>,
+    /// As which service PAM is asked: the name of a file in `/etc/pam.d`.
+    pub pam_service: String,
     /// PBKDF2 rounds of verifiers made here (plain secrets and unknown users).
     pub scram_iterations: u32,
 }
@@ -29,6 +36,10 @@ pub enum AuthMethod {
     Md5,
     /// SCRAM-SHA-256.
     Scram,
+    /// A password in the clear that an LDAP server judges.
+    Ldap,
+    /// A password in the clear that PAM judges.
+    Pam,
 }
 
 /// Known users by name. A user with an empty secret exists but can pass no password method.

@@ -2,6 +2,7 @@
 //! these types checks them again; the crate that reads files builds them in one fallible step.
 
 mod auth;
+mod ldap;
 mod pool;
 mod timeouts;
 
@@ -12,9 +13,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use auth::{Auth, AuthMethod, Secret, Userlist};
+pub use ldap::{LdapLookup, LdapOptions, LdapSecurity, LdapServer};
 pub use pool::{
     CheckQuery, Database, Host, LoadBalance, PoolMode, PoolSizes, ServerRules, SessionState, Share, User,
 };
+pub use protocol::ldap::{Filter as LdapFilter, Scope as LdapScope, Search as LdapSearch};
 pub use timeouts::{Application, OnTimeout, OwnTimeLimits, TimeLimits, Timeouts};
 
 /// Everything a running pooler needs to know. Shared as `Arc<Config>`; a reload replaces the whole value.

@@ -41,6 +41,7 @@ pub use saturation::Occupancy;
 pub(crate) use saturation::Saturation;
 pub(crate) use shard::{Shard, any_idle, hand_over};
 
+use crate::config::Secret;
 use crate::events::Events;
 use crate::intern::Interner;
 use crate::latency::Latency;
@@ -121,6 +122,8 @@ pub(crate) struct Pool {
     pub(crate) no_settings: Arc<Settings>,
     /// Keys that a client's SCRAM login disclosed, for logging in to the server with the same verifier.
     passed_through: Mutex<Option<Keys>>,
+    /// The password that LDAP or PAM has found right at a client's login, for logging in to a server that asks the same.
+    passed_on: Mutex<Option<Secret>>,
     pub(crate) periods: Periods,
     /// Cancel requests on their way to servers of this pool.
     pub(crate) cancelling: Arc<Tally>,
@@ -172,6 +175,7 @@ impl Pool {
             no_settings: settings.intern(Settings::default()),
             settings,
             passed_through: Mutex::default(),
+            passed_on: Mutex::default(),
             periods: Periods::default(),
             cancelling: Arc::default(),
             checking: Arc::default(),
@@ -355,6 +359,14 @@ impl Pool {
 
     pub(crate) fn passed_through(&self) -> Option<Keys> {
         lock(&self.passed_through).clone()
+    }
+
+    pub(crate) fn passed_on(&self) -> Option<Secret> {
+        lock(&self.passed_on).clone()
+    }
+
+    pub(crate) fn pass_on(&self, password: Secret) {
+        *lock(&self.passed_on) = Some(password);
     }
 
     pub(crate) fn pass_through(&self, keys: Keys) {

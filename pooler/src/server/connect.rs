@@ -344,11 +344,15 @@ async fn scram_prove(
     Ok(Scram::Proved(exchange))
 }
 
-/// The secret of the pool's user: the database's for a forced user, else the one in the user list.
+/// The secret of the pool's user: the database's for a forced user, else the one that a client has proven, else the one in the
+/// user list.
 fn login_secret(pool: &Pool) -> Option<Secret> {
     let spec = pool.db.spec.load();
     if let (Some(_), Some(password)) = (&spec.user, &spec.password) {
         return Some(password.clone());
+    }
+    if let Some(password) = pool.passed_on() {
+        return Some(password);
     }
     let config = pool.shared.config.load();
     config.auth.userlist.0.get(&pool.user.name).cloned()
