@@ -13,6 +13,7 @@ use socket2::SockRef;
 
 use crate::message::{Message, Side};
 use crate::proc::unread;
+use crate::tls::Session;
 use crate::wait::{default_deadline, holds_within};
 
 /// Where a server listens.
@@ -52,9 +53,19 @@ pub enum Stream {
     Tcp(TcpStream),
     /// Unix.
     Unix(UnixStream),
+    /// TLS over one of the others.
+    Tls(Box<Session>),
 }
 
 impl Stream {
+    /// What is known of its TLS.
+    pub fn tls(&self) -> Option<&Session> {
+        match self {
+            Stream::Tls(session) => Some(session),
+            Stream::Tcp(_) | Stream::Unix(_) => None,
+        }
+    }
+
     /// Sets the deadlines, and sends small packets at once.
     pub(crate) fn prepare(&self) -> io::Result<()> {
         self.set_read_timeout(default_deadline())?;
@@ -64,6 +75,7 @@ impl Stream {
                 tcp.set_write_timeout(Some(default_deadline()))
             }
             Stream::Unix(unix) => unix.set_write_timeout(Some(default_deadline())),
+            Stream::Tls(session) => session.socket().prepare(),
         }
     }
 
@@ -72,30 +84,37 @@ impl Stream {
         match self {
             Stream::Tcp(tcp) => tcp.set_read_timeout(Some(limit)),
             Stream::Unix(unix) => unix.set_read_timeout(Some(limit)),
+            Stream::Tls(session) => session.socket().set_read_timeout(limit),
         }
     }
 
     /// Waits until the process at the other end has read all that was sent, or has closed (TCP between processes of this
     /// machine), but no longer than `limit`: whether it has.
     pub fn wait_until_read(&self, limit: Duration) -> bool {
-        let Stream::Tcp(tcp) = self else { return false };
+        let tcp = match self {
+            Stream::Tcp(tcp) => tcp,
+            Stream::Unix(_) => return false,
+            Stream::Tls(session) => return session.socket().wait_until_read(limit),
+        };
         let (Ok(here), Ok(there)) = (tcp.local_addr(), tcp.peer_addr()) else { return true };
         holds_within(limit, || unread(there, here).unwrap_or(0) == 0)
     }
 
-    /// Another handle to the same socket.
+    /// Another handle to the same socket; there is none to a TLS connection.
     pub fn try_clone(&self) -> io::Result<Stream> {
         Ok(match self {
             Stream::Tcp(tcp) => Stream::Tcp(tcp.try_clone()?),
             Stream::Unix(unix) => Stream::Unix(unix.try_clone()?),
+            Stream::Tls(_) => return Err(ErrorKind::Unsupported.into()),
         })
     }
 
-    /// Ends one or both directions.
+    /// Ends one or both directions of the socket, of which TLS says nothing.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         match self {
             Stream::Tcp(tcp) => tcp.shutdown(how),
             Stream::Unix(unix) => unix.shutdown(how),
+            Stream::Tls(session) => session.socket().shutdown(how),
         }
     }
 
@@ -104,6 +123,7 @@ impl Stream {
         match self {
             Stream::Tcp(tcp) => SockRef::from(tcp).set_linger(Some(Duration::ZERO)),
             Stream::Unix(_) => Ok(()),
+            Stream::Tls(session) => session.socket().reset_on_close(),
         }
     }
 }
@@ -113,6 +133,7 @@ impl Read for Stream {
         match self {
             Stream::Tcp(tcp) => tcp.read(buffer),
             Stream::Unix(unix) => unix.read(buffer),
+            Stream::Tls(session) => session.read(buffer),
         }
     }
 }
@@ -122,6 +143,7 @@ impl Write for Stream {
         match self {
             Stream::Tcp(tcp) => tcp.write(bytes),
             Stream::Unix(unix) => unix.write(bytes),
+            Stream::Tls(session) => session.write(bytes),
         }
     }
 

@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::peer::Address;
+use crate::pki::{Authority, Identity, write_private};
 use crate::scratch::{Scratch, server_command};
 use crate::tools::program;
 use crate::wait::{eventually, free_port, holds_within};
@@ -64,6 +65,15 @@ log_timezone = 'UTC'
 pub struct Options {
     config: String,
     hba: String,
+    tls: Option<Tls>,
+}
+
+/// The certificates of a cluster.
+#[derive(Debug, Clone)]
+struct Tls {
+    identity: Identity,
+    /// In PEM; it signs the certificates of clients.
+    authority: Option<String>,
 }
 
 impl Options {
@@ -75,6 +85,13 @@ impl Options {
     /// With one more line in `postgresql.conf`.
     pub fn config(mut self, line: &str) -> Options {
         self.config.push_str(&format!("{line}\n"));
+        self
+    }
+
+    /// With TLS: its certificate, and the authority of its clients' certificates, for `cert` and `clientcert` in
+    /// `pg_hba.conf`.
+    pub fn tls(mut self, identity: &Identity, authority: Option<&Authority>) -> Options {
+        self.tls = Some(Tls { identity: identity.clone(), authority: authority.map(Authority::pem) });
         self
     }
 
@@ -125,6 +142,14 @@ impl Postgres {
         initdb(&data);
         let config = format!("{CONFIG}unix_socket_directories = '{}'\n", scratch.path().display());
         append(&data.join("postgresql.conf"), &format!("{config}{}", options.config));
+        if let Some(tls) = &options.tls {
+            append(&data.join("postgresql.conf"), "ssl = on\n");
+            if let Some(authority) = &tls.authority {
+                append(&data.join("postgresql.conf"), "ssl_ca_file = 'root.crt'\n");
+                write_private(&data.join("root.crt"), authority);
+            }
+            write_identity(&data, &tls.identity);
+        }
         fs::write(data.join("pg_hba.conf"), format!("{}{HBA}", options.hba)).expect("write pg_hba.conf");
 
         let (port, postmaster) = launch_anywhere(&mut scratch);
@@ -137,6 +162,29 @@ impl Postgres {
         }));
         postgres.create_roles();
         postgres
+    }
+
+    /// Gives a cluster with TLS another certificate, which new connections see.
+    #[track_caller]
+    pub fn replace_certificate(&self, identity: &Identity) {
+        write_identity(&self.0.dir.join("data"), identity);
+        self.reload();
+    }
+
+    /// Changes a setting by `ALTER SYSTEM`; in force for connections that begin after this.
+    #[track_caller]
+    pub fn configure(&self, assignment: &str) {
+        self.sql(&format!("alter system set {assignment}"));
+        self.reload();
+    }
+
+    /// Has it read its files again, and waits until it has.
+    #[track_caller]
+    fn reload(&self) {
+        let loaded = || self.sql("select pg_conf_load_time()").rows();
+        let before = loaded();
+        self.sql("select pg_reload_conf()");
+        eventually("PostgreSQL has read its files", Duration::from_secs(20), || loaded() != before);
     }
 
     fn create_roles(&self) {
@@ -444,6 +492,11 @@ fn initdb(data: &Path) {
     ]);
     let output = command.stdin(Stdio::null()).output().expect("start initdb");
     assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn write_identity(data: &Path, identity: &Identity) {
+    write_private(&data.join("server.crt"), &identity.cert);
+    write_private(&data.join("server.key"), &identity.key);
 }
 
 fn append(path: &Path, text: &str) {

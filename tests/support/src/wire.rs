@@ -11,6 +11,7 @@ use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
 use crate::frontend;
 use crate::message::{CancelKey, Fields, Message, Reader, Side};
 use crate::peer::{Address, Peer, is_end};
+use crate::tls::ClientTls;
 
 /// Everything that a login needs.
 #[derive(Debug, Clone)]
@@ -27,6 +28,8 @@ pub struct Target {
     pub params: Vec<(String, String)>,
     /// Protocol version asked for.
     pub version: u32,
+    /// With TLS, and how.
+    pub tls: Option<ClientTls>,
 }
 
 impl Target {
@@ -39,7 +42,14 @@ impl Target {
             password: None,
             params: Vec::new(),
             version: frontend::VERSION_3_0,
+            tls: None,
         }
+    }
+
+    /// With TLS; its cancel requests as well.
+    pub fn tls(mut self, tls: &ClientTls) -> Target {
+        self.tls = Some(tls.clone());
+        self
     }
 
     /// With this password.
@@ -102,6 +112,7 @@ impl LoginError {
 pub struct Client {
     peer: Peer,
     address: Address,
+    tls: Option<ClientTls>,
     /// All that the server sent up to the first ReadyForQuery.
     pub greeting: Vec<Message>,
     /// The latest value of each reported parameter.
@@ -119,9 +130,16 @@ impl Client {
 
     /// Connects and sends nothing.
     pub fn try_open(address: &Address) -> io::Result<Client> {
+        Client::try_open_with(address, None)
+    }
+
+    /// Connects, with TLS or without, and sends nothing else.
+    pub fn try_open_with(address: &Address, tls: Option<&ClientTls>) -> io::Result<Client> {
+        let stream = tls.map_or_else(|| address.connect(), |tls| tls.connect(address))?;
         Ok(Client {
-            peer: Peer::new(address.connect()?),
+            peer: Peer::new(stream),
             address: address.clone(),
+            tls: tls.cloned(),
             greeting: Vec::new(),
             params: BTreeMap::new(),
             key: None,
@@ -138,7 +156,8 @@ impl Client {
 
     /// Connects and logs in by the method that the server asks for.
     pub fn try_login(target: &Target) -> Result<Client, LoginError> {
-        let mut client = Client::try_open(&target.address).map_err(LoginError::Io)?;
+        let mut client =
+            Client::try_open_with(&target.address, target.tls.as_ref()).map_err(LoginError::Io)?;
         client.peer.send(&target.startup()).map_err(LoginError::Io)?;
         client.finish_login(target)?;
         Ok(client)
@@ -268,7 +287,7 @@ impl Client {
     /// Sends a CancelRequest for this session over a connection of its own and waits until that is closed.
     #[track_caller]
     pub fn cancel(&self) {
-        cancel(&self.address, self.key.as_ref().expect("a cancel key"));
+        cancel_with(&self.address, self.tls.as_ref(), self.key.as_ref().expect("a cancel key"));
     }
 
     /// Reads to the end of the connection: the whole messages that came before it.
@@ -320,7 +339,14 @@ impl Client {
 /// Sends a CancelRequest and waits until the server closes.
 #[track_caller]
 pub fn cancel(address: &Address, key: &CancelKey) {
-    let mut client = Client::open(address);
+    cancel_with(address, None, key);
+}
+
+/// As [`cancel`], with TLS or without.
+#[track_caller]
+pub fn cancel_with(address: &Address, tls: Option<&ClientTls>, key: &CancelKey) {
+    let client = Client::try_open_with(address, tls);
+    let mut client = client.unwrap_or_else(|e| panic!("connect to {address}: {e}"));
     client.send(frontend::cancel_request(key));
     let rest = client.peer.read_to_end().expect("the end of the cancel connection");
     assert!(rest.is_empty(), "an answer to a cancel request: {}", rest.escape_ascii());
