@@ -745,7 +745,7 @@ fn the_clients_address_in_its_application_name() {
     let mut client = Client::login(&pooled.target().param("application_name", "mine"));
     let local = match client.peer().stream() {
         support::peer::Stream::Tcp(tcp) => tcp.local_addr().expect("an address"),
-        support::peer::Stream::Unix(_) => panic!("not TCP"),
+        _ => panic!("not TCP"),
     };
     assert_eq!(client.params["application_name"], format!("mine - {local}"));
     assert_eq!(shown(client), format!("mine - {local}"));

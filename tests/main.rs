@@ -24,6 +24,7 @@ mod extended;
 mod hostile;
 mod http;
 mod kept_servers;
+mod ldap;
 mod leaks;
 mod leaving;
 mod limits;

@@ -30,7 +30,7 @@ use crate::shared::Shared;
 const CONNECT: Duration = Duration::from_secs(3);
 
 /// Time for everything that is asked of one server.
-const CONVERSATION: Duration = Duration::from_secs(10);
+const CONVERSATION: Duration = Duration::from_secs(5);
 
 /// A server that could not be used is asked after the others for this long, in microseconds.
 const SHUNNED: u64 = 10_000_000;
