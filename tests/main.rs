@@ -37,6 +37,8 @@ mod one_by_one;
 mod operations;
 mod options;
 mod overload;
+#[cfg(feature = "pam")]
+mod pam;
 mod parity;
 mod peers;
 mod ping;
