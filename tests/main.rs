@@ -27,6 +27,7 @@ mod hba;
 mod hostile;
 mod http;
 mod kept_servers;
+mod ldap;
 mod leaks;
 mod leaving;
 mod limits;
@@ -40,6 +41,8 @@ mod one_by_one;
 mod operations;
 mod options;
 mod overload;
+#[cfg(feature = "pam")]
+mod pam;
 mod parity;
 mod peers;
 mod ping;

@@ -16,6 +16,7 @@ mod databases;
 mod finding;
 pub mod hba;
 mod ini;
+pub mod ldap;
 mod limits;
 mod load;
 #[cfg(test)]

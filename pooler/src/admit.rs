@@ -33,6 +33,7 @@ use crate::shared::Shared;
 use crate::state::Settings;
 use crate::worker::{Leave, Local, Worker};
 
+use auth::Disclosed;
 use startup_params::ClientParams;
 
 /// Longest start-up packet, in bytes; PgBouncer's limit.
@@ -280,8 +281,13 @@ impl Arrival {
         within_client_limits(config, &login, Some(&db), 0)?;
         let pool = shared.registry.pool(&shared, &db, &proven.user);
         let counted = [of_login, of_db, pool.clients.count().0];
+        // A client that knows its own password has not shown to know the forced user's.
         if db.spec.load().user.is_none() {
-            proven.keys.into_iter().for_each(|keys| pool.pass_through(keys));
+            match proven.disclosed {
+                Disclosed::Nothing => {}
+                Disclosed::Keys(keys) => pool.pass_through(keys),
+                Disclosed::Password(password) => pool.pass_on(password),
+            }
             pool.learn(proven.learnt);
         }
         Ok(Authenticated { pool, login, params, replication: startup.replication(), counted })

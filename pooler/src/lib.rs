@@ -34,12 +34,14 @@ mod events;
 mod handover;
 mod intern;
 pub mod latency;
+mod ldap;
 mod lifecycle;
 mod listen;
 mod names;
 mod net;
 mod newcomers;
 mod notify;
+mod pam;
 mod params;
 mod peers;
 mod pool;
@@ -59,6 +61,9 @@ mod unsent;
 mod vacate;
 pub mod waiting;
 mod worker;
+
+/// Whether this build can ask PAM.
+pub const HAS_PAM: bool = cfg!(feature = "pam");
 
 pub use handover::Inheritance;
 pub use lifecycle::Phase;

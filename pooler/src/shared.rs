@@ -21,9 +21,11 @@ use crate::consoles::Consoles;
 use crate::error::Refusal;
 use crate::events::Events;
 use crate::handover::Handover;
+use crate::ldap::Directories;
 use crate::lifecycle::Phase;
 use crate::names::Names;
 use crate::newcomers::Newcomers;
+use crate::pam::Pam;
 use crate::peers::Peers;
 use crate::pool::{Census, Hosts, Registry, Tally};
 use crate::secrets::Secrets;
@@ -86,6 +88,8 @@ pub(crate) struct Shared {
     /// Connections that have not logged in.
     pub(crate) newcomers: Arc<Newcomers>,
     pub(crate) auth_queries: AuthQueries,
+    pub(crate) ldap: Directories,
+    pub(crate) pam: Pam,
     pub(crate) console: Arc<dyn Console>,
     /// For those who wait for its end; `phase_now` is the same for those who only look.
     pub(crate) phase_changes: watch::Sender<Phase>,
@@ -130,6 +134,8 @@ impl Shared {
             secrets: Secrets::new(),
             newcomers: Arc::default(),
             auth_queries: AuthQueries::default(),
+            ldap: Directories::default(),
+            pam: Pam::default(),
             console,
             phase_changes: watch::Sender::new(Phase::Running),
             phase_now: AtomicU8::new(Phase::Running as u8),

@@ -7,6 +7,7 @@
 pub mod auth;
 pub mod error_fields;
 pub mod frame;
+pub mod ldap;
 pub mod message;
 pub mod params;
 pub mod session;

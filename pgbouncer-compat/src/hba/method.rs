@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use pooler::config::{AuthMethod, CertificateCheck, CertificateName, IdentMap, Transport};
+use pooler::config::{AuthMethod, CertificateCheck, CertificateName, IdentMap, LdapOptions, Transport};
 
 use super::tokens::Token;
 use super::{Complaint, Outcome};
+use crate::ldap;
 
 /// Methods by their words. `plain` is PgBouncer's.
 const METHODS: &[(&str, AuthMethod)] = &[
@@ -38,28 +39,13 @@ pub(super) fn named(token: &Token, transport: Transport) -> Outcome<AuthMethod> 
     Err(Complaint::new(format!("invalid authentication method \"{text}\"{unsupported}"), advice))
 }
 
-/// Options of LDAP, whose values its own module judges.
-const LDAP: &[&str] = &[
-    "ldapurl",
-    "ldaptls",
-    "ldapscheme",
-    "ldapserver",
-    "ldapport",
-    "ldapbinddn",
-    "ldapbindpasswd",
-    "ldapsearchattribute",
-    "ldapsearchfilter",
-    "ldapbasedn",
-    "ldapprefix",
-    "ldapsuffix",
-];
-
 /// What stands behind the method.
 #[derive(Default)]
 pub(super) struct Options {
     pub(super) certificate: CertificateCheck,
     pub(super) name: CertificateName,
     pub(super) map: Option<Arc<IdentMap>>,
+    pub(super) ldap: Option<Arc<LdapOptions>>,
     /// As written.
     pub(super) given: Vec<(String, String)>,
 }
@@ -80,6 +66,11 @@ impl Options {
             options.set(name, value, method, transport, maps)?;
             options.given.retain(|(given, _)| given != name); // the last one counts
             options.given.push((name.to_owned(), value.to_owned()));
+        }
+        if method == AuthMethod::Ldap {
+            let given = options.given.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+            let read = ldap::from_pairs(given).map_err(|faults| Complaint::new(faults.to_string(), ""))?;
+            options.ldap = Some(read.into());
         }
         if method == AuthMethod::Cert {
             options.certificate = CertificateCheck::OfUser;
@@ -112,8 +103,8 @@ impl Options {
             "clientname" => self.name = certificate_name(value)?,
             "pamservice" | "pam_use_hostname" if method != AuthMethod::Pam => return only("pam"),
             "pamservice" | "pam_use_hostname" => {}
-            name if LDAP.contains(&name) && method != AuthMethod::Ldap => return only("ldap"),
-            name if LDAP.contains(&name) => {}
+            name if ldap::NAMES.contains(&name) && method != AuthMethod::Ldap => return only("ldap"),
+            name if ldap::NAMES.contains(&name) => {}
             _ => {
                 return Err(Complaint::new(
                     format!("unrecognized authentication option name: \"{name}\""),

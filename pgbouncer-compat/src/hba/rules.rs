@@ -43,6 +43,7 @@ pub(super) fn rule(line: &Line, maps: &[Arc<IdentMap>], report: &mut Report) -> 
         certificate: options.certificate,
         name: options.name,
         map: options.map,
+        ldap: options.ldap,
         options: options.given,
         hits: Hits::default(),
     })
@@ -51,6 +52,7 @@ pub(super) fn rule(line: &Line, maps: &[Arc<IdentMap>], report: &mut Report) -> 
 /// PostgreSQL refuses these; PgBouncer reads them and then refuses every client.
 fn never_passes(transport: Transport, method: AuthMethod) -> Option<&'static str> {
     match (transport, method) {
+        (_, AuthMethod::Pam) if !pooler::HAS_PAM => Some("pam is not supported by this build"),
         (Transport::HostGss, _) => Some("there is no encryption by GSSAPI here"),
         (Transport::Local, AuthMethod::Cert) => Some("over a Unix socket there are no certificates"),
         (Transport::Local, _) => None,

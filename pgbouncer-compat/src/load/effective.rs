@@ -42,6 +42,8 @@ pub(super) fn config(
                 sql: settings.text("auth_query").to_owned(),
                 cache_ttl: settings.time("auth_query_cache_ttl"),
             },
+            ldap: None,
+            pam_service: settings.text("auth_pam_service").to_owned(),
         },
         limits: limits(settings),
         dns: DnsRules {
@@ -160,6 +162,8 @@ fn auth_method(name: &str) -> AuthMethod {
         "scram-sha-256" => AuthMethod::Scram,
         "cert" => AuthMethod::Cert,
         "hba" => AuthMethod::Hba,
+        "ldap" => AuthMethod::Ldap,
+        "pam" => AuthMethod::Pam,
         _ => AuthMethod::Md5,
     }
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pooler::config::{Config, Database, Hba, Userlist};
+use pooler::config::{Config, Database, Hba, LdapOptions, Userlist};
 use zeroize::Zeroizing;
 
 pub use set::NotSet;
@@ -20,7 +20,7 @@ pub use set::NotSet;
 use crate::finding::{Faults, Finding, Place, Report, did_you_mean};
 use crate::ini::{self, Item, ReadFile};
 use crate::settings::{Change, Kind, SETTINGS, SetError, Setting, Status, Values};
-use crate::{databases, hba, limits, peers, secret, tls, userlist, users};
+use crate::{databases, hba, ldap, limits, peers, secret, tls, userlist, users};
 
 /// A configuration that can be used.
 #[derive(Debug, Clone)]
@@ -318,19 +318,11 @@ impl Draft {
         check_settings(&settings, &whole_file, report);
         let keys = ["client_tls_key_file", "server_tls_key_file"].map(|name| settings.text_if_any(name));
         report.secrets.extend(keys.into_iter().flatten().map(|file| Path::new(file).into()));
+        let mut config =
+            effective::config(&settings, (userlist, hba), (named, fallback), by_name, applications, by_id);
+        config.auth.ldap = ldap_options(&settings, &whole_file, report);
         Loaded {
-            config: Config {
-                client_tls,
-                server_tls: server_tls.into(),
-                ..effective::config(
-                    &settings,
-                    (userlist, hba),
-                    (named, fallback),
-                    by_name,
-                    applications,
-                    by_id,
-                )
-            },
+            config: Config { client_tls, server_tls: server_tls.into(), ..config },
             program: effective::program(&settings, path),
             settings,
             warnings: Vec::new(),
@@ -371,7 +363,8 @@ fn note_twice(twice: bool, what: &str, name: &str, place: &Place, report: &mut R
 /// The users of `auth_file`. PgBouncer starts without the file, and so does this.
 fn userlist(settings: &Values, whole_file: &Place, read_file: ReadFile, report: &mut Report) -> Userlist {
     let Some(file) = settings.text_if_any("auth_file").map(Path::new) else {
-        if settings.text("auth_type") != "any" && settings.text("auth_user").is_empty() {
+        let elsewhere = matches!(settings.text("auth_type"), "any" | "ldap" | "pam");
+        if !elsewhere && settings.text("auth_user").is_empty() {
             report.warn(
                 whole_file,
                 "auth_file is not set",
@@ -427,6 +420,36 @@ fn collect<T>(parsed: hba::Parsed<T>, report: &mut Report) -> Vec<T> {
     parsed.entries
 }
 
+/// What `auth_type = ldap` needs. Where it is not that, bad options do no harm.
+fn ldap_options(settings: &Values, whole_file: &Place, report: &mut Report) -> Option<Arc<LdapOptions>> {
+    let is_used = settings.text("auth_type") == "ldap";
+    let Some(text) = settings.text_if_any("auth_ldap_options") else {
+        if is_used {
+            let place = settings.place("auth_type").unwrap_or(whole_file);
+            report.warn(
+                place,
+                "auth_ldap_options is null",
+                "every login will fail; say where the LDAP server is",
+            );
+        }
+        return None;
+    };
+    let place = settings.place("auth_ldap_options").unwrap_or(whole_file);
+    match ldap::parse(text) {
+        Ok(options) => Some(Arc::new(options)),
+        Err(faults) => {
+            for fault in faults.0 {
+                let message = format!("auth_ldap_options: {fault}");
+                match is_used {
+                    true => report.fault(place, message, ""),
+                    false => report.warn(place, message, "they are used with auth_type = ldap"),
+                }
+            }
+            None
+        }
+    }
+}
+
 fn check_database(database: &Database, settings: &Values, place: &Place, report: &mut Report) {
     if settings.text("auth_type") == "any" && database.user.is_none() {
         let message = format!("auth_type=any requires forced user: {}", database.name);
@@ -460,6 +483,11 @@ fn check_database(database: &Database, settings: &Values, place: &Place, report:
 
 /// Rules between settings.
 fn check_settings(settings: &Values, whole_file: &Place, report: &mut Report) {
+    if settings.text("auth_type") == "pam" && !pooler::HAS_PAM {
+        let place = settings.place("auth_type").unwrap_or(whole_file);
+        let advice = "build it with `cargo build --release --features pam`, which needs libpam0g-dev";
+        report.fault(place, "auth_type = pam: pam is not supported by this build", advice);
+    }
     check_http(settings, whole_file, report);
     check_auth_query(settings, whole_file, report);
     if settings.list("listen_addr").is_empty() && settings.text("unix_socket_dir").is_empty() {

@@ -361,6 +361,7 @@ fn every_active_setting_reaches_its_place() {
             _ if ["auth_hba_file", "auth_ident_file"].contains(&setting.name) => continue, // with hba only, below
             _ if setting.name == "http_listen" => "*:9127",
             _ if setting.name.contains("_tls") => continue, // below
+            _ if setting.name == "auth_ldap_options" => "ldapserver=h ldapprefix=cn=",
             (_, Status::Harmless(_) | Status::Only(_)) => continue,
             (Kind::Bool, _) if setting.default == Some("1") => "0",
             (Kind::Bool, _) => "1",
@@ -554,6 +555,49 @@ fn rules_and_maps_count_with_their_method_only() {
           client_tls_ca_file"
         ]
     );
+}
+
+#[test]
+fn options_of_ldap_are_read_where_they_count() {
+    let text = |auth_type: &str, options: &str| {
+        format!("[pgbouncer]\nauth_type = {auth_type}\nauth_file = users\nauth_ldap_options = {options}\n")
+    };
+    let good = "ldapurl=\"ldaps://h/dc=x?uid?sub\" ldapbinddn=cn=a ldapbindpasswd=geheim";
+    let with = loaded(&text("ldap", good));
+    assert_eq!(with.config.auth.method, AuthMethod::Ldap);
+    assert_eq!(with.config.auth.ldap.as_ref().unwrap().servers[0].to_string(), "h:636");
+    assert_eq!(shown(&with, "auth_ldap_options").as_deref(), Some("(secret)"));
+    assert_eq!(
+        faults(&text("ldap", "ldapserver=h ldaptls=2 ldapfoo=1")),
+        [
+            "auth_ldap_options: ldaptls is 0 or 1, not \"2\" (a.ini:4)",
+            "auth_ldap_options: invalid LDAP key parameter: \"ldapfoo\" (a.ini:4)",
+        ]
+    );
+    let unused = loaded(&text("md5", "ldapserver=h"));
+    let expected = "auth_ldap_options: ldapbasedn, ldapprefix, or ldapsuffix is missing (a.ini:4): \
+                    they are used with auth_type = ldap";
+    assert_eq!(warnings(&unused), [expected]);
+    assert_eq!(
+        warnings(&loaded("[pgbouncer]\nauth_type = ldap\n")),
+        ["auth_ldap_options is null (a.ini:2): every login will fail; say where the LDAP server is"]
+    );
+}
+
+#[test]
+fn pam_is_there_if_it_was_built_in() {
+    let text = "[pgbouncer]\nauth_type = PAM\nauth_pam_service = mine\n";
+    if pooler::HAS_PAM {
+        let with = loaded(text);
+        assert_eq!(
+            (with.config.auth.method, with.config.auth.pam_service.as_str()),
+            (AuthMethod::Pam, "mine")
+        );
+    } else {
+        let expected = "auth_type = pam: pam is not supported by this build (a.ini:2): build it with \
+                        `cargo build --release --features pam`, which needs libpam0g-dev";
+        assert_eq!(faults(text), [expected]);
+    }
 }
 
 #[test]

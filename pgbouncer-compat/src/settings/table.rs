@@ -12,9 +12,13 @@ pub const SETTINGS: &[Setting] = &[
         "File with rules that choose the authentication method, with `auth_type = hba`; see [authentication](authentication.md).",
     ),
     text("auth_ident_file", "File that maps names of certificates and system users to users, for rules with `map=`.").unset(),
-    row("auth_ldap_options", Kind::Secret, "", "How to reach the LDAP server; may hold a password.")
-        .unset()
-        .harmless("used only with `auth_type = ldap`"),
+    row(
+        "auth_ldap_options",
+        Kind::Secret,
+        "",
+        "How to reach the LDAP server of `auth_type = ldap`; see [authentication](authentication.md#ldap).",
+    )
+    .unset(),
     text(
         "auth_query",
         "Query that `auth_user` runs for the secret of a user who is not in `auth_file`: two columns, name and secret, \
@@ -30,8 +34,7 @@ pub const SETTINGS: &[Setting] = &[
         "md5",
         &["any", "trust", "plain", "md5", "cert", "hba", "ldap", "pam", "scram-sha-256"],
         "How clients prove who they are; with `md5`, users who have a SCRAM secret are asked for SCRAM.",
-    )
-    .only(&["any", "trust", "plain", "md5", "cert", "hba", "scram-sha-256"]),
+    ),
     text("auth_user", "User who runs `auth_query` for users not in `auth_file`.").unset(),
     seconds(
         "autodb_idle_timeout",
@@ -294,6 +297,11 @@ pub const SETTINGS: &[Setting] = &[
          s, and one failure is forgiven every 10 s. 0: no answer waits. A right password never does. Not a setting of \
          PgBouncer.",
     ),
+    text(
+        "auth_pam_service",
+        "As which service PAM is asked: the name of a file in `/etc/pam.d`. Not a setting of PgBouncer.",
+    )
+    .default("pgbouncer"),
     seconds(
         "auth_query_cache_ttl",
         "0",

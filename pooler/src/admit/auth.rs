@@ -2,6 +2,8 @@
 
 mod certificate;
 mod credential;
+mod ldap;
+mod pam;
 mod password;
 mod peer;
 mod rules;
@@ -16,7 +18,7 @@ use zeroize::Zeroizing;
 
 use super::{Arrival, ConsoleClient, Denied};
 use crate::auth_query::Learnt;
-use crate::config::{AuthMethod, Config, Database};
+use crate::config::{AuthMethod, Config, Database, Secret};
 use crate::console::Rights;
 use crate::error::Refusal;
 use crate::net::Peer;
@@ -27,10 +29,25 @@ use rules::Demand;
 pub(super) struct Proven {
     /// Its user from here on.
     pub(super) user: String,
-    /// What a SCRAM login with a stored verifier disclosed: it opens servers that store the same one.
-    pub(super) keys: Option<Keys>,
+    /// What it has disclosed.
+    pub(super) disclosed: Disclosed,
     /// What `auth_query` has told of it.
     pub(super) learnt: Option<Learnt>,
+}
+
+/// What a client has disclosed that opens servers.
+pub(super) enum Disclosed {
+    Nothing,
+    /// A SCRAM login with a stored verifier: it opens servers that store the same one.
+    Keys(Keys),
+    /// The password that another program has found to be right: it opens servers that ask the same one.
+    Password(Secret),
+}
+
+impl From<Option<Keys>> for Disclosed {
+    fn from(keys: Option<Keys>) -> Disclosed {
+        keys.map_or(Disclosed::Nothing, Disclosed::Keys)
+    }
 }
 
 /// Runs the configured method.
@@ -127,15 +144,24 @@ async fn prove(
     // Who is rejected costs no look-up.
     let demand = rules::demand(arrival, config, startup).await?;
     certificate::check(arrival, &demand, startup.user())?;
+    if demand.is_judged_elsewhere() && asks_postgresql(config, spec) {
+        tracing::warn!(peer = %arrival.label(), "{} can't be used together with auth_user", demand.method.name());
+        return Err(Refusal::fatal("bouncer config error").into());
+    }
     let mut credential = credential::find(arrival, config, startup, spec).await?;
     match answer(arrival, config, &demand, startup.user(), &mut credential).await {
-        Ok(keys) => Ok(Proven { keys, learnt: credential.learnt(), user: credential.user }),
+        Ok(disclosed) => Ok(Proven { disclosed, learnt: credential.learnt(), user: credential.user }),
         Err(denied @ (Denied::Silent | Denied::Unsaid(_))) => Err(denied),
         Err(denied) => {
             credential.renew(arrival).await?; // for the next attempt
             Err(denied.of_proof())
         }
     }
+}
+
+/// Whether users who are not listed are looked up in PostgreSQL.
+fn asks_postgresql(config: &Config, spec: Option<&Arc<Database>>) -> bool {
+    config.auth.query.user.is_some() || spec.is_some_and(|spec| spec.auth_user.is_some())
 }
 
 /// Has the client answer to one method.
@@ -145,23 +171,32 @@ async fn answer(
     demand: &Demand,
     login: &str,
     credential: &mut Credential,
-) -> Result<Option<Keys>, Denied> {
+) -> Result<Disclosed, Denied> {
+    let nothing = |()| Disclosed::Nothing;
     match demand.method {
-        AuthMethod::Any => Ok(None),
-        AuthMethod::Trust if credential.is_known() => Ok(None),
+        AuthMethod::Any => Ok(Disclosed::Nothing),
+        AuthMethod::Trust if credential.is_known() => Ok(Disclosed::Nothing),
         AuthMethod::Trust => Err(Refusal::fatal("\"trust\" authentication failed").into()),
-        AuthMethod::Plain => password::plain(arrival, credential).await.map(|()| None),
+        AuthMethod::Plain => password::plain(arrival, credential).await.map(nothing),
         AuthMethod::Md5 => match credential.verifier() {
-            Some(verifier) => scram::exchange(arrival, &credential.user, Some(verifier)).await,
-            None => password::md5(arrival, credential).await.map(|()| None),
+            Some(verifier) => {
+                scram::exchange(arrival, &credential.user, Some(verifier)).await.map(Into::into)
+            }
+            None => password::md5(arrival, credential).await.map(nothing),
         },
-        AuthMethod::Scram => scram::log_in(arrival, config, credential).await,
-        AuthMethod::Peer => peer::check(arrival, demand, login, credential).await.map(|()| None),
+        AuthMethod::Scram => scram::log_in(arrival, config, credential).await.map(Into::into),
+        AuthMethod::Peer => peer::check(arrival, demand, login, credential).await.map(nothing),
         // The certificate itself has been checked.
-        AuthMethod::Cert if credential.is_known() => Ok(None),
+        AuthMethod::Cert if credential.is_known() => Ok(Disclosed::Nothing),
         AuthMethod::Cert => Err(Refusal::fatal("certificate authentication failed").into()),
-        AuthMethod::Ldap => Err(Refusal::fatal("ldap is not supported by this build").into()),
-        AuthMethod::Pam => Err(Refusal::fatal("pam is not supported by this build").into()),
+        AuthMethod::Ldap => {
+            let options = demand.rule.as_ref().map_or(&config.auth.ldap, |rule| &rule.ldap);
+            ldap::log_in(arrival, options.as_deref(), &credential.user).await.map(Disclosed::Password)
+        }
+        AuthMethod::Pam => {
+            let service = demand.option("pamservice").unwrap_or(&config.auth.pam_service);
+            pam::log_in(arrival, service, &credential.user).await.map(Disclosed::Password)
+        }
         AuthMethod::Reject | AuthMethod::Hba => Err(Refusal::fatal("login rejected").into()),
     }
 }

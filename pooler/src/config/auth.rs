@@ -1,12 +1,13 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::Hba;
+use super::{Hba, LdapOptions};
 
 /// Who may log in, and how.
 #[derive(Debug, Clone)]
@@ -21,6 +22,10 @@ pub struct Auth {
     pub admin_users: Vec<String>,
     /// Read-only rights on the console.
     pub stats_users: Vec<String>,
+    /// For those whose password an LDAP server judges.
+    pub ldap: Option<Arc<LdapOptions>>,
+    /// As which service PAM is asked: the name of a file in `/etc/pam.d`.
+    pub pam_service: String,
     /// PBKDF2 rounds of verifiers made here (plain secrets and unknown users).
     pub scram_iterations: u32,
     /// Connections that have not logged in, and what failures cost.

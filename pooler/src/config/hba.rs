@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::{AuthMethod, IdentMap, Pattern};
+use super::{AuthMethod, IdentMap, LdapOptions, Pattern};
 
 /// The rules, in the order of the file. Empty: nobody is let in.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +35,8 @@ pub struct HbaRule {
     pub name: CertificateName,
     /// Translates a system's names to users; `None`: they are the same.
     pub map: Option<Arc<IdentMap>>,
+    /// Where passwords are judged; of the method `ldap`.
+    pub ldap: Option<Arc<LdapOptions>>,
     /// Everything behind the method, as written, names and values.
     pub options: Vec<(String, String)>,
     /// How often it has decided since it was read.

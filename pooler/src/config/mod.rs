@@ -4,6 +4,7 @@
 mod auth;
 mod hba;
 mod ident;
+mod ldap;
 mod pattern;
 mod pool;
 mod timeouts;
@@ -22,11 +23,13 @@ pub use hba::{
     Interface, Transport, UserMatch,
 };
 pub use ident::{IdentLine, IdentMap, MappedUser, SystemName};
+pub use ldap::{LdapLookup, LdapOptions, LdapSecurity, LdapServer};
 pub use pattern::Pattern;
 pub use pool::{
     CheckQuery, Database, Host, LoadBalance, PoolMode, PoolSizes, ServerRules, SessionState, Share, User,
 };
 pub use protocol::auth::scram::ChannelBinding;
+pub use protocol::ldap::{Filter as LdapFilter, Scope as LdapScope, Search as LdapSearch};
 pub use timeouts::{Application, OnTimeout, OwnTimeLimits, TimeLimits, Timeouts};
 pub use tls::{DatabaseTls, Negotiation, SslMode};
 

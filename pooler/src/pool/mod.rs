@@ -42,6 +42,7 @@ pub(crate) use saturation::Saturation;
 pub(crate) use shard::{Shard, any_idle, hand_over};
 
 use crate::auth_query::Learnt;
+use crate::config::Secret;
 use crate::events::Events;
 use crate::intern::Interner;
 use crate::latency::Latency;
@@ -125,6 +126,8 @@ pub(crate) struct Pool {
     passed_through: Mutex<Option<Keys>>,
     /// What `auth_query` has told of its user at a client's login.
     learnt: Mutex<Option<Learnt>>,
+    /// The password that LDAP or PAM has found right at a client's login, for logging in to a server that asks the same.
+    passed_on: Mutex<Option<Secret>>,
     pub(crate) periods: Periods,
     /// Cancel requests on their way to servers of this pool.
     pub(crate) cancelling: Arc<Tally>,
@@ -177,6 +180,7 @@ impl Pool {
             settings,
             passed_through: Mutex::default(),
             learnt: Mutex::default(),
+            passed_on: Mutex::default(),
             periods: Periods::default(),
             cancelling: Arc::default(),
             checking: Arc::default(),
@@ -379,6 +383,14 @@ impl Pool {
     pub(crate) fn secret_changed(&self) {
         *lock(&self.passed_through) = None;
         lock(&self.dialling).failure = None;
+    }
+
+    pub(crate) fn passed_on(&self) -> Option<Secret> {
+        lock(&self.passed_on).clone()
+    }
+
+    pub(crate) fn pass_on(&self, password: Secret) {
+        *lock(&self.passed_on) = Some(password);
     }
 
     /// A client has disclosed keys. If they are others than before, what was refused without them may be tried again.

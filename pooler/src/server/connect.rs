@@ -369,12 +369,15 @@ async fn scram_prove(
     Ok(Scram::Proved(exchange))
 }
 
-/// The secret of the pool's user: the database's for a forced user, else the one in the user list, else what `auth_query`
-/// has told of it.
+/// The secret of the pool's user: the database's for a forced user, else the password that a client has proven, else the one
+/// in the user list, else what `auth_query` has told of it.
 fn login_secret(pool: &Pool) -> Option<Secret> {
     let spec = pool.db.spec.load();
     if let Some(password) = spec.password.as_ref().filter(|_| pool.is_forced()) {
         return Some(password.clone());
+    }
+    if let Some(password) = pool.passed_on() {
+        return Some(password);
     }
     let listed = pool.shared.config.load().auth.userlist.0.get(&pool.user.name).cloned();
     listed.or_else(|| Some(pool.learnt()?.secret))

@@ -14,6 +14,7 @@
 
 pub mod backend;
 pub mod frontend;
+pub mod ldap;
 pub mod message;
 pub mod network;
 pub mod oracle;
@@ -24,6 +25,7 @@ pub mod postgres;
 pub mod proc;
 pub mod scripted;
 pub mod secrets;
+pub mod slapd;
 pub mod tap;
 pub mod tls;
 pub mod tools;

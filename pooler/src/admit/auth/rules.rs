@@ -19,6 +19,19 @@ pub(super) struct Demand {
     pub(super) rule: Option<Arc<HbaRule>>,
 }
 
+impl Demand {
+    /// A password is asked for that neither a list nor PostgreSQL knows.
+    pub(super) fn is_judged_elsewhere(&self) -> bool {
+        matches!(self.method, AuthMethod::Ldap | AuthMethod::Pam)
+    }
+
+    /// An option of the rule.
+    pub(super) fn option(&self, name: &str) -> Option<&str> {
+        let options = &self.rule.as_ref()?.options;
+        options.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
+    }
+}
+
 /// The method for this connection, database and user.
 ///
 /// # Errors

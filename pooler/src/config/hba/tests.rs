@@ -17,6 +17,7 @@ fn rule(
         certificate: CertificateCheck::None,
         name: CertificateName::Common,
         map: None,
+        ldap: None,
         options: Vec::new(),
         hits: Hits::default(),
     })
