@@ -16,6 +16,7 @@ use support::wait::{eventually, holds_within};
 use support::wire::{Client, LoginError, Reply, Target};
 
 use crate::common::{pooled, pooler};
+use crate::console::row_where;
 use crate::probe::{Random, StopAtEnd, size, wait_until_idle};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -779,6 +780,9 @@ fn one_check_for_one_client() {
     let mut clients: Vec<Client> = (0..4).map(|_| pooler.connect("app")).collect();
     clients.iter_mut().for_each(|client| client.send(query("select")));
     clients.iter_mut().for_each(|client| drop(client.read_until_ready()));
+    let mut console = pooler.console();
+    let mut logging_in = || row_where(&mut console, "POOLS", "database", "app").number("sv_login");
+    eventually("no connection is being opened", SOON, || logging_in() == 0);
     let opened = server.connections();
     let checks = || {
         let sent = (0..server.connections()).flat_map(|number| server.received(number));

@@ -123,7 +123,7 @@ pub(crate) async fn admit(worker: Rc<Worker>, stream: Stream, leave: Leave) {
     let newcomer = match shared.newcomers.enter(origin, &config.auth.logins, since) {
         Ok(newcomer) => newcomer,
         Err(crowded) => {
-            arrival.tell(crowded).await;
+            Box::pin(arrival.tell(crowded)).await;
             return shared.clients.has_arrived(id);
         }
     };
@@ -141,7 +141,7 @@ pub(crate) async fn admit(worker: Rc<Worker>, stream: Stream, leave: Leave) {
         Ok(Login::Session(session)) => Box::pin(arrival.start_session(*session)).await,
         Ok(Login::Console(client)) => Box::pin(console_session::run(arrival, client)).await,
         Ok(Login::Done) => {}
-        Err(denied) => arrival.turn_away(denied).await,
+        Err(denied) => Box::pin(arrival.turn_away(denied)).await,
     }
 }
 
@@ -216,7 +216,7 @@ impl Arrival {
     async fn read_startup(&mut self) -> Result<Option<Startup>, Denied> {
         loop {
             if self.begins_with_tls() {
-                self.begin_tls(&[]).await?;
+                Box::pin(self.begin_tls(&[])).await?;
             }
             let parsed = startup::parse(self.conversation.input(), MAX_STARTUP);
             let (packet, used) = match parsed {
@@ -233,7 +233,7 @@ impl Arrival {
             };
             self.conversation.consume(used);
             match packet {
-                StartupPacket::Ssl => self.answer_ssl_request().await?,
+                StartupPacket::Ssl => Box::pin(self.answer_ssl_request()).await?,
                 StartupPacket::GssEnc => self.conversation.send(b"N").await?,
                 StartupPacket::Cancel(cancel) => {
                     if let Some(key) = CancelKey::from_request(cancel.pid, &cancel.secret) {

@@ -47,6 +47,7 @@ impl Scratch {
     pub fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path.join(name);
         fs::write(&path, text).unwrap_or_else(|e| panic!("write {}: {e}", path.display()));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("close a file to others");
         give_to_servers(&path);
         path
     }
