@@ -19,7 +19,9 @@ pg_split_walfile_name random_normal pg_stat_get_io has_largeobject_privilege icu
 pg_available_wal_summaries pg_basetype pg_column_toast_chunk_id pg_get_wal_summarizer_state pg_stat_get_checkpointer_num_timed
 pg_wal_summary_contents to_bin to_oct to_regtypemod unicode_assigned unicode_version uuid_extract_timestamp
 uuid_extract_version xmltext array_reverse array_sort casefold crc32 crc32c gamma lgamma pg_get_acl
-pg_get_loaded_modules pg_get_sequence_data pg_numa_available pg_stat_get_backend_io pg_stat_get_backend_wal uuidv4 uuidv7"
+pg_get_loaded_modules pg_get_sequence_data pg_numa_available pg_stat_get_backend_io pg_stat_get_backend_wal uuidv4 uuidv7
+json_agg_strict jsonb_agg_strict json_object_agg_strict json_object_agg_unique json_object_agg_unique_strict jsonb_object_agg_strict
+jsonb_object_agg_unique jsonb_object_agg_unique_strict jsonb_populate_record_valid pg_get_wait_events"
 
 harmless="SELECT proname FROM pg_proc
  WHERE pronamespace IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace) AND prokind IN ('f', 'a', 'w')
@@ -28,19 +30,26 @@ harmless="SELECT proname FROM pg_proc
    AND prorettype::regtype::text NOT LIKE '%handler'
    AND proname !~ '$(echo "$left_out" | tr -d '\n')'"
 
-# Volatile, and yet only a read (or a wait).
-reads='^(random|clock_timestamp|timeofday|gen_random_uuid|current_query|pg_sleep.*|pg_blocking_pids|pg_safe_snapshot_.*
-|pg_.*_size|pg_get_multixact_members|pg_partition_.*|pg_xact_.*|txid_status|lo_get|pg_stat_get_xact_.*
-|pg_lock_status|pg_database_collation_.*|pg_collation_.*|pg_sequence_last_value)$'
+# Volatile, and yet only a read (or a wait) that any host answers alike.
+reads='^(random|random_normal|clock_timestamp|timeofday|gen_random_uuid|uuidv4|uuidv7|current_query|pg_sleep.*|pg_get_multixact_members
+|pg_.*_size|pg_partition_.*|pg_xact_commit_.*|lo_get|pg_database_collation_.*|pg_collation_.*|pg_sequence_last_value)$'
+
+# Not volatile for the catalog, and yet for the primary only: what assigns a transaction id or asks for the place in the
+# WAL, which a standby refuses; what a host says of itself and its sessions; what a standby that lags would have wrong.
+primary='^(txid_current|pg_current_xact_id|pg_walfile_name|pg_walfile_name_offset|pg_stat_get_.*|pg_xact_status|txid_status
+|pg_(is_)?in_recovery|inet_server_(addr|port)|pg_postmaster_start_time|pg_conf_load_time|pg_show_all_settings|pg_prepared_xact
+|pg_prepared_statement|pg_cursor|pg_get_replication_slots|pg_lock_status|pg_blocking_pids|pg_safe_snapshot_.*|pg_get_wal_.*
+|pg_available_wal_summaries|pg_wal_summary_contents|pg_get_loaded_modules|pg_get_aios)$'
 
 all() {
     psql -XAtqc "$harmless"
     printf '%s\n' $added
 }
-# What the catalog calls stable and a standby still refuses: whatever assigns a transaction id.
 writing() {
-    psql -XAtqc "$harmless AND (provolatile = 'v' AND proname !~ '$(echo "$reads" | tr -d '\n')'
-        OR proname IN ('txid_current', 'pg_current_xact_id'))"
+    psql -XAtqc "$harmless AND (proname ~ '$(echo "$primary" | tr -d '\n')'
+        OR provolatile = 'v' AND proname !~ '$(echo "$reads" | tr -d '\n')')"
+    # Of the additions, which an older server does not have.
+    printf '%s\n' $added | grep -E '^(pg_stat_get_|pg_get_wal_|pg_get_loaded_modules|pg_available_wal|pg_wal_summary)'
 }
 
 if [ "${1-}" = --check ]; then

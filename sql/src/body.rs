@@ -2,10 +2,10 @@
 
 use std::cell::RefCell;
 
-use crate::Effects;
 use crate::lexer::{Kind, Lexer, Token};
 use crate::rules::effects_of_expressions;
 use crate::words::{Words, pack};
+use crate::{Effects, Harmless};
 
 /// The language of a function's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub fn is_clean_body(text: &[u8], language: Language, mention: &mut dyn FnMut(&[
         }
         true
     };
-    let effects = effects_of_expressions(text, &called);
+    let effects = effects_of_expressions(text, &Harmless(&called));
     // Here `SELECT INTO` fills a variable; what creates anything else was found above.
     let variables = Effects::DDL | Effects::TEMP;
     let effects = if language == Language::PlPgSql { effects.without(variables) } else { effects };

@@ -95,6 +95,11 @@ impl<'a> Lexer<'a> {
         if token.kind == Kind::Word { pack(self.bytes(token)) } else { 0 }
     }
 
+    /// Behind the last token.
+    pub(crate) fn at(&self) -> usize {
+        self.at
+    }
+
     /// What is between two places of this text.
     pub(crate) fn between(&self, start: usize, end: usize) -> &'a [u8] {
         self.text.get(start..end).unwrap_or_default()

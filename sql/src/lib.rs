@@ -16,6 +16,7 @@
 //!   first in the search path (both are [`Effects::DDL`]);
 //! - what `EXECUTE` runs: the effects of the statement were those of its `PREPARE`.
 
+mod access;
 mod assign;
 mod body;
 mod lexer;
@@ -29,6 +30,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::{BitOr, BitOrAssign};
 
+pub use access::{Access, AccessMode, Cause, Isolation, Kind, Modes, Reason, Transaction};
 pub use assign::{Assignment, Assignments, assignments};
 pub use body::{Language, Mention, is_clean_body};
 pub use outline::{fingerprint, outline};
@@ -168,8 +170,10 @@ impl fmt::Debug for Effects {
 pub struct Scan<'a> {
     /// Over all statements of the text.
     pub effects: Effects,
-    /// Certain to be only a read, and one that a standby would answer: `SELECT` without row locks, `INTO`, statements
-    /// that modify, unknown or writing functions; `SHOW`; `EXPLAIN` of such.
+    /// Which host may run it, and why.
+    pub access: Access<'a>,
+    /// Certain to change nothing in the database: reads, also those that only the primary may answer, and whatever is
+    /// only about the session and its transaction.
     pub read_only: bool,
     /// The statement, if the text is exactly one.
     pub statement: Statement<'a>,
@@ -240,13 +244,53 @@ pub enum Statement<'a> {
     Rollback,
 }
 
-/// What the text may do to the session that runs it.
-pub fn scan(text: &[u8]) -> Scan<'_> {
-    rules::scan(text, &|_| false)
+/// What a caller knows that no text tells; nothing, by default.
+///
+/// Names are as PostgreSQL sees them, see [`Name`].
+pub trait Knowledge {
+    /// A function of this name, in whatever schema, leaves the session as it is: a call of it is no [`Effects::CALLS`].
+    /// It may still write. Not asked of temporary ones.
+    fn is_harmless(&self, function: &[u8]) -> bool {
+        let _ = function;
+        false
+    }
+
+    /// A function only reads, and a standby runs it, too. The schema is empty where the text has none. Not asked of
+    /// temporary ones, nor of built-in ones that are known to write.
+    fn only_reads(&self, schema: &[u8], function: &[u8]) -> bool {
+        let _ = (schema, function);
+        false
+    }
+
+    /// What was prepared in this session under this name only reads.
+    fn prepared_only_reads(&self, name: &[u8]) -> bool {
+        let _ = name;
+        false
+    }
 }
 
-/// The same for who knows the functions of the database: those are no [`Effects::CALLS`] of whose name, without its schema
-/// and as PostgreSQL would see it, `harmless` says so; it is not asked of temporary ones. They may still write.
-pub fn scan_knowing<'a>(text: &'a [u8], harmless: &'a dyn Fn(&[u8]) -> bool) -> Scan<'a> {
-    rules::scan(text, harmless)
+/// No knowledge.
+impl Knowledge for () {}
+
+/// What the text may do to the session that runs it, and which host may run it.
+pub fn scan(text: &[u8]) -> Scan<'_> {
+    rules::scan(text, &())
+}
+
+/// The same for who knows more.
+pub fn scan_with<'a>(text: &'a [u8], knowledge: &dyn Knowledge) -> Scan<'a> {
+    rules::scan(text, knowledge)
+}
+
+/// The same for who knows the functions of the database: see [`Knowledge::is_harmless`].
+pub fn scan_knowing<'a>(text: &'a [u8], harmless: &dyn Fn(&[u8]) -> bool) -> Scan<'a> {
+    rules::scan(text, &Harmless(harmless))
+}
+
+struct Harmless<'k>(&'k dyn Fn(&[u8]) -> bool);
+
+impl Knowledge for Harmless<'_> {
+    fn is_harmless(&self, function: &[u8]) -> bool {
+        (self.0)(function)
+    }
 }

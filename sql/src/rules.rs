@@ -1,10 +1,13 @@
 //! What each statement may do: one pass over the tokens, dispatched by the first word of a statement.
 
+mod access;
+mod definitions;
 mod expressions;
 
+use crate::access::{Access, Cause, Kind as AccessKind, Transaction};
 use crate::lexer::{Kind, Lexer, Token};
-use crate::words::{HARMLESS, KEYWORDS, WRITING, pack};
-use crate::{Effects, Name, Scan, Statement, Target};
+use crate::words::{HARMLESS, HOSTS_OWN, KEYWORDS, WRITING, pack};
+use crate::{Effects, Knowledge, Name, Scan, Statement, Target};
 
 /// Patterns for packed words: `words! { SET = "set" }`.
 macro_rules! words {
@@ -13,9 +16,9 @@ macro_rules! words {
 
 words! {
     ABORT = "abort" ALL = "all" ALTER = "alter" ANALYSE = "analyse" ANALYZE = "analyze" AND = "and" AS = "as"
-    AUTHORIZATION = "authorization" BEGIN = "begin" BIT = "bit" BY = "by" CALL = "call" CATALOG = "catalog"
+    AUTHORIZATION = "authorization" BEGIN = "begin" BINARY = "binary" BIT = "bit" BY = "by" CALL = "call" CATALOG = "catalog"
     CHAR = "char" CHARACTER = "character" CHARACTERISTICS = "characteristics" CHECKPOINT = "checkpoint"
-    CLOSE = "close" CLUSTER = "cluster" COLUMNS = "columns" COMMENT = "comment" COMMIT = "commit"
+    CLOSE = "close" CLUSTER = "cluster" COLUMNS = "columns" COMMENT = "comment" COMMIT = "commit" COMMITTED = "committed"
     CONFLICT = "conflict" CONSTRAINTS = "constraints" COPY = "copy" CREATE = "create" DATABASE = "database"
     DEALLOCATE = "deallocate" DECLARE = "declare" DELETE = "delete" DISCARD = "discard" DO = "do" DROP = "drop"
     END = "end" ESCAPE = "escape" EXECUTE = "execute" EXISTS = "exists" EXPLAIN = "explain" EXTENSION = "extension"
@@ -24,39 +27,44 @@ words! {
     GRANT = "grant" GROUP = "group" GROUPING = "grouping" HASH = "hash" HOLD = "hold" IF = "if" ILIKE = "ilike"
     IMPORT = "import" INSERT = "insert" INTO = "into" JOIN = "join" KEY = "key" LIST = "list" LISTEN = "listen"
     LOAD = "load" LOCAL = "local" LOCK = "lock" MATERIALIZED = "materialized" MERGE = "merge" MOVE = "move"
-    NAMES = "names" NCHAR = "nchar" NEXT = "next" NOT = "not" NOTIFY = "notify" ON = "on" ONLY = "only" OPERATOR = "operator"
+    NAMES = "names" NCHAR = "nchar" NEXT = "next" NO = "no" NOT = "not" NOTIFY = "notify" ON = "on" ONLY = "only" OPERATOR = "operator"
     ORDER = "order" ORDINALITY = "ordinality" PARTITION = "partition" PASSING = "passing"
     PLANS = "plans" PREPARE = "prepare" PREPARED = "prepared" PRIMARY = "primary" PROCEDURE = "procedure"
-    RANGE = "range" REASSIGN = "reassign" RECURSIVE = "recursive" REFERENCES = "references" REFRESH = "refresh"
-    REINDEX = "reindex" RELEASE = "release" RENAME = "rename" REPLACE = "replace" RESET = "reset"
+    RANGE = "range" READ = "read" REASSIGN = "reassign" RECURSIVE = "recursive" REFERENCES = "references" REFRESH = "refresh"
+    REINDEX = "reindex" RELEASE = "release" RENAME = "rename" REPEATABLE = "repeatable" REPLACE = "replace" RESET = "reset"
     REVOKE = "revoke" ROLE = "role" ROLLBACK = "rollback" ROLLUP = "rollup" CUBE = "cube" SAVEPOINT = "savepoint"
-    SCHEMA = "schema" SECURITY = "security" SELECT = "select" SEQUENCES = "sequences" SESSION = "session"
-    SET = "set" SETS = "sets" SHARE = "share" SHOW = "show" START = "start" STDIN = "stdin" STDOUT = "stdout" SYSTEM = "system" TABLE = "table"
+    SCHEMA = "schema" SECURITY = "security" SELECT = "select" SEQUENCES = "sequences" SERIALIZABLE = "serializable" SESSION = "session"
+    SET = "set" SETS = "sets" SHARE = "share" SHOW = "show" SNAPSHOT = "snapshot" START = "start" STDIN = "stdin" STDOUT = "stdout" SYSTEM = "system" TABLE = "table"
     TABLESAMPLE = "tablesample" TABLESPACE = "tablespace" TEMP = "temp" TEMPLATE = "template" TEMPORARY = "temporary" THEN = "then"
-    TIME = "time" TO = "to" TRANSACTION = "transaction" TRUE = "true" TRUNCATE = "truncate" UNLISTEN = "unlisten"
+    TIME = "time" TO = "to" TRANSACTION = "transaction" TRUE = "true" TRUNCATE = "truncate" UNCOMMITTED = "uncommitted" UNLISTEN = "unlisten"
     UPDATE = "update" USER = "user" VACUUM = "vacuum" VALUES = "values" VARYING = "varying" VERBOSE = "verbose"
-    WITH = "with" WORK = "work" XML = "xml" ZONE = "zone"
+    WITH = "with" WORK = "work" WRITE = "write" XML = "xml" ZONE = "zone"
 }
 
-pub(crate) fn scan<'a>(text: &'a [u8], harmless: &'a dyn Fn(&[u8]) -> bool) -> Scan<'a> {
-    let mut rules = Rules::new(text, harmless);
+pub(crate) fn scan<'a>(text: &'a [u8], knowledge: &dyn Knowledge) -> Scan<'a> {
+    let mut rules = Rules::new(text, knowledge);
+    let (mut statement, mut statements) = (Statement::Empty, 0);
+    let (mut kind, mut read_only) = (AccessKind::Neutral, true);
     if u32::try_from(text.len()).is_err() {
-        rules.opaque();
-        return Scan { effects: rules.effects, read_only: false, statement: Statement::Other, statements: 1 };
+        rules.opaque(Token::NONE);
+        (statement, statements) = (Statement::Other, 1);
+        (kind, read_only) = (rules.kind, false);
+    } else {
+        while let Some(first) = rules.begin() {
+            let this = rules.statement(first);
+            statement = if statements == 0 { this } else { Statement::Several };
+            statements += 1;
+            read_only &= rules.kind.changes_nothing();
+            kind = kind.and(rules.kind);
+        }
     }
-    let mut statement = Statement::Empty;
-    let mut statements = 0;
-    while let Some(first) = rules.begin() {
-        let this = rules.statement(first);
-        statement = if statements == 0 { this } else { Statement::Several };
-        statements += 1;
-    }
-    Scan { effects: rules.effects, read_only: rules.read_only, statement, statements }
+    let access = Access { kind, transaction: rules.transaction };
+    Scan { effects: rules.effects, access, read_only, statement, statements }
 }
 
 /// What the expressions in a text do, whatever its statements are.
-pub(crate) fn effects_of_expressions(text: &[u8], harmless: &dyn Fn(&[u8]) -> bool) -> Effects {
-    let mut rules = Rules::new(text, harmless);
+pub(crate) fn effects_of_expressions(text: &[u8], knowledge: &dyn Knowledge) -> Effects {
+    let mut rules = Rules::new(text, knowledge);
     while let Some(first) = rules.begin() {
         let verb = rules.word(first);
         rules.expressions(verb, first);
@@ -64,19 +72,30 @@ pub(crate) fn effects_of_expressions(text: &[u8], harmless: &dyn Fn(&[u8]) -> bo
     rules.effects
 }
 
-struct Rules<'a> {
+struct Rules<'a, 'k> {
     lexer: Lexer<'a>,
-    /// Says it of functions that are not known here, by the last part of their names.
-    harmless: &'a dyn Fn(&[u8]) -> bool,
+    knowledge: &'k dyn Knowledge,
     effects: Effects,
-    read_only: bool,
+    /// What the statement asks of its host.
+    kind: AccessKind<'a>,
+    /// It is only explained: nothing in it is run but functions, which the planner may call.
+    explained: bool,
+    transaction: Transaction,
     /// What ended the statement.
     end: Token,
 }
 
-impl<'a> Rules<'a> {
-    fn new(text: &'a [u8], harmless: &'a dyn Fn(&[u8]) -> bool) -> Self {
-        Rules { lexer: Lexer::new(text), harmless, effects: Effects::NONE, read_only: true, end: Token::NONE }
+impl<'a, 'k> Rules<'a, 'k> {
+    fn new(text: &'a [u8], knowledge: &'k dyn Knowledge) -> Self {
+        Rules {
+            lexer: Lexer::new(text),
+            knowledge,
+            effects: Effects::NONE,
+            kind: AccessKind::Reads,
+            explained: false,
+            transaction: Transaction::Same,
+            end: Token::NONE,
+        }
     }
 
     /// The first token of the next statement.
@@ -93,6 +112,7 @@ impl<'a> Rules<'a> {
 
     /// One statement with its end. What holds another statement goes round.
     fn statement(&mut self, mut first: Token) -> Statement<'a> {
+        (self.kind, self.explained) = (AccessKind::Reads, false);
         let mut outer = None;
         loop {
             let (holder, body) = match self.word(first) {
@@ -101,13 +121,9 @@ impl<'a> Rules<'a> {
                 EXPLAIN => (Statement::Other, self.explain()),
                 PREPARE if self.word(self.lexer.peek()) != TRANSACTION => {
                     self.effects |= Effects::PREPARED;
-                    self.read_only = false;
                     self.prepare()
                 }
-                DECLARE => {
-                    self.read_only = false;
-                    (Statement::Other, self.declare())
-                }
+                DECLARE => (Statement::Other, self.declare()),
                 verb => {
                     let statement = self.simple(verb, first);
                     return match outer {
@@ -130,74 +146,72 @@ impl<'a> Rules<'a> {
         match verb {
             SELECT | VALUES | TABLE | WITH => return self.expressions(verb, first),
             0 if first.kind == Kind::Open => return self.expressions(verb, first),
-            SHOW => return self.rest(Statement::Other),
-            _ => self.read_only = false,
-        }
-        match verb {
+            SHOW => return self.show(first),
             UPDATE => {
-                self.update();
+                self.update(first);
                 return self.expressions(verb, first);
             }
-            INSERT | DELETE | MERGE | COPY => return self.expressions(verb, first),
-            BEGIN | START => {
-                self.effects |= Effects::TRANSACTION;
-                return self.rest(Statement::Begin);
+            INSERT | DELETE | MERGE => {
+                self.asks(Cause::Changes, first);
+                return self.expressions(verb, first);
             }
-            COMMIT | END => return self.transaction(Statement::Commit),
-            ROLLBACK | ABORT => return self.transaction(Statement::Rollback),
-            SAVEPOINT | RELEASE | PREPARE => self.effects |= Effects::TRANSACTION,
-            SET => return self.set(),
+            COPY => {
+                self.copy(first);
+                return self.expressions(verb, first);
+            }
+            BEGIN | START => return self.begins(),
+            COMMIT | END => return self.transaction(Statement::Commit, first),
+            ROLLBACK | ABORT => return self.transaction(Statement::Rollback, first),
+            SAVEPOINT | RELEASE => {
+                self.neutral();
+                self.effects |= Effects::TRANSACTION;
+            }
+            PREPARE => {
+                self.asks_through(Cause::Refused, first, self.lexer.peek());
+                self.effects |= Effects::TRANSACTION;
+            }
+            SET => return self.set(first),
             RESET => return self.reset(),
-            EXECUTE => return self.execute(),
+            EXECUTE => return self.execute(first),
             DEALLOCATE => return self.deallocate(),
             DISCARD => return self.discard(),
-            LISTEN => return self.listen(),
+            LISTEN => return self.listen(first),
             UNLISTEN => return self.unlisten(),
-            NOTIFY => return self.notify(),
-            CLOSE => self.effects |= Effects::CLOSE_CURSOR,
-            LOAD => self.effects |= Effects::LOAD,
-            FETCH | MOVE | LOCK | TRUNCATE | VACUUM | ANALYZE | ANALYSE | CHECKPOINT | CLUSTER | REINDEX => {}
-            DO | REFRESH => self.effects |= Effects::CALLS,
+            NOTIFY => return self.notify(first),
+            CLOSE => {
+                self.neutral();
+                self.effects |= Effects::CLOSE_CURSOR;
+            }
+            LOAD => {
+                self.asks(Cause::Code, first);
+                self.effects |= Effects::LOAD;
+            }
+            FETCH | MOVE => self.asks(Cause::Named, first),
+            LOCK => self.asks(Cause::Locks, first),
+            TRUNCATE => self.asks(Cause::Changes, first),
+            VACUUM | ANALYZE | ANALYSE | CHECKPOINT | CLUSTER | REINDEX => self.asks(Cause::Refused, first),
+            DO => {
+                self.asks(Cause::Code, first);
+                self.effects |= Effects::CALLS;
+            }
+            REFRESH => {
+                self.asks(Cause::Changes, first);
+                self.effects |= Effects::CALLS;
+            }
             CALL => {
+                self.asks(Cause::Code, first);
                 self.effects |= Effects::CALLS;
                 return self.expressions(verb, first);
             }
             CREATE | ALTER => return self.definition(verb, first),
-            DROP => return self.drop(),
-            COMMENT | GRANT | REVOKE | SECURITY | REASSIGN | IMPORT => self.effects |= Effects::DDL,
-            _ => self.opaque(),
+            DROP => return self.drop(first),
+            COMMENT | GRANT | REVOKE | SECURITY | REASSIGN | IMPORT => {
+                self.asks(Cause::Defines, first);
+                self.effects |= Effects::DDL;
+            }
+            _ => self.opaque(first),
         }
         self.rest(Statement::Other)
-    }
-
-    /// `COMMIT`, `ROLLBACK`: with their words that end no transaction, or begin the next.
-    fn transaction(&mut self, statement: Statement<'a>) -> Statement<'a> {
-        self.effects |= Effects::TRANSACTION;
-        let mut token = self.lexer.next();
-        if matches!(self.word(token), WORK | TRANSACTION) {
-            token = self.lexer.next();
-        }
-        match self.word(token) {
-            PREPARED | TO | AND => self.rest(Statement::Other),
-            _ => self.rest_from(token, statement),
-        }
-    }
-
-    /// To the first word of the statement that is explained.
-    fn explain(&mut self) -> Token {
-        loop {
-            let token = self.lexer.next();
-            match self.word(token) {
-                ANALYZE | ANALYSE | VERBOSE => {}
-                _ if token.kind == Kind::Open && !self.query_follows() => self.parentheses(),
-                _ => return token,
-            }
-        }
-    }
-
-    fn query_follows(&self) -> bool {
-        let token = self.lexer.peek();
-        token.kind == Kind::Open || matches!(self.word(token), SELECT | WITH | VALUES | TABLE)
     }
 
     /// `name [(types)] AS`, to the first word of what is prepared.
@@ -231,21 +245,32 @@ impl<'a> Rules<'a> {
         }
     }
 
-    fn set(&mut self) -> Statement<'a> {
+    fn set(&mut self, first: Token) -> Statement<'a> {
+        self.neutral();
         let mut token = self.lexer.next();
         if self.word(token) == LOCAL && !self.assignment_follows() {
             self.effects |= Effects::LOCAL_SETTINGS;
+            let mut behind = self.lexer;
+            let name = behind.next();
+            self.sets_mode(name, behind);
             return self.rest(Statement::Other);
         }
         match self.word(token) {
-            CONSTRAINTS => return self.rest(Statement::Other),
+            CONSTRAINTS => {
+                self.asks_through(Cause::Mode, first, token);
+                return self.rest(Statement::Other);
+            }
             TRANSACTION if !self.assignment_follows() => {
                 self.effects |= Effects::LOCAL_SETTINGS;
-                return self.rest(Statement::Other);
+                let mut modes = self.open_modes();
+                self.modes(&mut modes);
+                self.set_open_modes(modes);
+                return Statement::Other;
             }
             SESSION if !self.assignment_follows() => token = self.lexer.next(),
             _ => {}
         }
+        self.sets_mode(token, self.lexer);
         let statement = self.setting(token).map_or(Statement::Other, |name| Statement::Set { name });
         self.rest_from(token, statement)
     }
@@ -280,6 +305,7 @@ impl<'a> Rules<'a> {
     }
 
     fn reset(&mut self) -> Statement<'a> {
+        self.neutral();
         let token = self.lexer.next();
         if self.word(token) == ALL {
             self.effects |= Effects::RESET;
@@ -291,9 +317,12 @@ impl<'a> Rules<'a> {
         self.rest_from(token, target.map_or(Statement::Other, Statement::Reset))
     }
 
-    fn execute(&mut self) -> Statement<'a> {
+    fn execute(&mut self, first: Token) -> Statement<'a> {
         self.effects |= Effects::EXECUTE;
         let token = self.lexer.next();
+        if !token.is_name() || !self.knowledge.prepared_only_reads(&self.lexer.name(token)) {
+            self.asks_through(Cause::Named, first, token);
+        }
         if !token.is_name() {
             return self.rest_from(token, Statement::Other);
         }
@@ -304,6 +333,7 @@ impl<'a> Rules<'a> {
     }
 
     fn deallocate(&mut self) -> Statement<'a> {
+        self.neutral();
         self.effects |= Effects::PREPARED;
         let mut token = self.lexer.next();
         if self.word(token) == PREPARE && self.lexer.peek().is_name() {
@@ -321,6 +351,7 @@ impl<'a> Rules<'a> {
     }
 
     fn discard(&mut self) -> Statement<'a> {
+        self.neutral();
         let token = self.lexer.next();
         match self.word(token) {
             PLANS => {}
@@ -330,18 +361,20 @@ impl<'a> Rules<'a> {
                 self.effects |= DISCARD_ALL;
                 return self.rest(Statement::DiscardAll);
             }
-            _ => self.opaque(),
+            _ => self.opaque(token),
         }
         self.rest_from(token, Statement::Other)
     }
 
-    fn listen(&mut self) -> Statement<'a> {
+    fn listen(&mut self, first: Token) -> Statement<'a> {
+        self.asks(Cause::Refused, first);
         self.effects |= Effects::LISTEN;
         let statement = self.name().map_or(Statement::Other, Statement::Listen);
         self.rest(statement)
     }
 
     fn unlisten(&mut self) -> Statement<'a> {
+        self.neutral();
         self.effects |= Effects::UNLISTEN;
         let token = self.lexer.next();
         if self.lexer.bytes(token) == b"*" {
@@ -351,88 +384,11 @@ impl<'a> Rules<'a> {
         self.rest_from(token, target.map_or(Statement::Other, Statement::Unlisten))
     }
 
-    fn notify(&mut self) -> Statement<'a> {
+    fn notify(&mut self, first: Token) -> Statement<'a> {
+        self.asks(Cause::Refused, first);
         self.effects |= Effects::NOTIFY;
         let statement = self.name().map_or(Statement::Other, Statement::Notify);
         self.rest(statement)
-    }
-
-    fn drop(&mut self) -> Statement<'a> {
-        self.effects |= Effects::DDL | Effects::TEMP_GONE;
-        let kind = self.lexer.next();
-        if self.word(kind) != DATABASE {
-            return self.rest_from(kind, Statement::Other);
-        }
-        self.effects |= Effects::DATABASE;
-        if self.word(self.lexer.peek()) == IF {
-            self.lexer.next();
-            if self.word(self.lexer.peek()) == EXISTS {
-                self.lexer.next();
-            }
-        }
-        let statement = self.name().map_or(Statement::Other, Statement::Vacate);
-        self.rest(statement)
-    }
-
-    /// `CREATE` and `ALTER`: the words tell what is defined; then the expressions in it.
-    fn definition(&mut self, verb: u128, first: Token) -> Statement<'a> {
-        self.effects |= Effects::DDL;
-        let mut words = self.lexer;
-        let kind = self.word(words.peek());
-        let mut last = first;
-        let mut vacates = false;
-        loop {
-            let token = words.next();
-            if matches!(token.kind, Kind::Semicolon | Kind::End | Kind::Bad) {
-                break;
-            }
-            match (kind, self.word(token)) {
-                (_, TEMP | TEMPORARY) if matches!(self.word(last), CREATE | REPLACE | LOCAL | GLOBAL) => {
-                    self.effects |= Effects::TEMP;
-                }
-                (_, EXECUTE) if self.word(last) == AS => self.effects |= Effects::EXECUTE,
-                (EXTENSION, _) => self.effects |= Effects::CALLS,
-                (DATABASE, _) if verb == CREATE => vacates = true,
-                (DATABASE, RENAME) => vacates = true,
-                (DATABASE, TABLESPACE) if self.word(last) == SET => vacates = true,
-                (SYSTEM, _) => self.effects |= Effects::DEFAULTS,
-                (ROLE | USER | GROUP | DATABASE, SET | RESET) if verb == ALTER => {
-                    self.effects |= Effects::DEFAULTS
-                }
-                _ if self.is_temporary_schema(token) => self.effects |= Effects::TEMP,
-                _ => {}
-            }
-            last = token;
-        }
-        let vacated = vacates.then(|| self.vacated(verb)).flatten();
-        if vacates {
-            self.effects |= Effects::DATABASE;
-        }
-        let statement = self.expressions(verb, first);
-        vacated.map_or(statement, Statement::Vacate)
-    }
-
-    /// The database that `ALTER DATABASE` names, or the template of `CREATE DATABASE`.
-    fn vacated(&self, verb: u128) -> Option<Name<'a>> {
-        let mut words = self.lexer;
-        words.next();
-        let mut token = words.next();
-        if verb == CREATE {
-            while self.word(token) != TEMPLATE {
-                if matches!(token.kind, Kind::Semicolon | Kind::End | Kind::Bad) {
-                    return Some(b"template1".as_slice().into());
-                }
-                token = words.next();
-            }
-            token = words.next();
-            if self.lexer.bytes(token) == b"=" {
-                token = words.next();
-            }
-        }
-        match token.is_name() {
-            true => Some(self.lexer.name(token)),
-            false => self.lexer.value(token),
-        }
     }
 
     fn is_temporary_schema(&self, token: Token) -> bool {
@@ -487,16 +443,16 @@ impl<'a> Rules<'a> {
     fn ends(&mut self, token: Token) -> bool {
         match token.kind {
             Kind::Semicolon | Kind::End => {}
-            Kind::Bad => self.opaque(),
+            Kind::Bad => self.opaque(token),
             _ => return false,
         }
         self.end = token;
         true
     }
 
-    fn opaque(&mut self) {
+    fn opaque(&mut self, token: Token) {
         self.effects |= Effects::OPAQUE;
-        self.read_only = false;
+        self.asks(Cause::NotUnderstood, token);
     }
 
     /// The token as a packed word, 0 if it is none.

@@ -88,5 +88,12 @@ xmlserialize xmltable ",
 /// they are given: see `functions.sh`, which writes and checks the list.
 pub(crate) static HARMLESS: Words<8192> = Words::new(include_bytes!("../functions.txt"));
 
-/// Those of them that do more than read, or that a standby would answer with an error.
-pub(crate) static WRITING: Words<256> = Words::new(include_bytes!("../writing.txt"));
+/// Those of them that do more than read, or that a standby would answer with an error or in another way.
+pub(crate) static WRITING: Words<512> = Words::new(include_bytes!("../writing.txt"));
+
+/// Relations that every host fills for itself, beside all that begin with `pg_stat_` or `pg_statio_`.
+pub(crate) static HOSTS_OWN: Words<64> = Words::new(
+    b"pg_aios pg_backend_memory_contexts pg_buffercache pg_cursors pg_file_settings pg_hba_file_rules \
+pg_ident_file_mappings pg_locks pg_prepared_statements pg_replication_origin_status pg_replication_slots pg_settings \
+pg_shmem_allocations pg_shmem_allocations_numa ",
+);

@@ -17,7 +17,7 @@ const PLAIN: &[&str] = &[
     r#"SELECT ROW_NUMBER() OVER (PARTITION BY "t"."a" ORDER BY "t"."b" DESC) AS "n", ARRAY_AGG("t"."c" ORDER BY "t"."c") FILTER (WHERE ("t"."c" > 1)) FROM "t""#,
     r#"w:INSERT INTO "t" ("a", "b") VALUES (1, 2) ON CONFLICT ("a") DO UPDATE SET "b" = EXCLUDED."b""#,
     r#"w:INSERT INTO "t" ("a", "b") SELECT * FROM UNNEST((ARRAY[1, 2])::integer[], (ARRAY['a'])::varchar(10)[]) RETURNING "t"."id""#,
-    r#"w:DECLARE "_django_curs_140_sync_1" NO SCROLL CURSOR FOR SELECT "a"."id" FROM "a""#,
+    r#"DECLARE "_django_curs_140_sync_1" NO SCROLL CURSOR FOR SELECT "a"."id" FROM "a""#,
     r#"w:FETCH FORWARD 2000 FROM "_django_curs_140_sync_1""#,
     // Rails
     r#"SELECT "users".* FROM "users" WHERE "users"."email" = $1 ORDER BY "users"."id" ASC LIMIT $2"#,
@@ -68,8 +68,8 @@ const PLAIN: &[&str] = &[
     "w:copy pgbench_accounts from stdin with (freeze on)",
     "w:vacuum analyze pgbench_branches",
     // pg_dump
-    "w:COPY public.t (id, name) TO stdout;",
-    "w:COPY (SELECT id, lower(name) FROM t) TO STDOUT WITH (FORMAT csv, HEADER)",
+    "COPY public.t (id, name) TO stdout;",
+    "COPY (SELECT id, lower(name) FROM t) TO STDOUT WITH (FORMAT csv, HEADER)",
     "w:LOCK TABLE public.a, public.b IN ACCESS SHARE MODE",
     "SELECT pg_catalog.pg_is_in_recovery",
     "SELECT t.tableoid, t.oid, i.indrelid, t.relname AS indexname, pg_catalog.pg_get_indexdef(i.indexrelid) AS indexdef FROM unnest('{16385}'::pg_catalog.oid[]) AS src(tbloid)\nJOIN pg_catalog.pg_index i ON (src.tbloid = i.indrelid) JOIN pg_catalog.pg_class t ON (t.oid = i.indexrelid)",

@@ -2,7 +2,7 @@
 
 use super::*;
 
-impl<'a> Rules<'a> {
+impl<'a> Rules<'a, '_> {
     /// The rest of a statement, looked at for calls of functions and for words that write.
     pub(super) fn expressions(&mut self, verb: u128, first: Token) -> Statement<'a> {
         let mut seen = Seen { last: first, name: first, parts: 1, verb, ..Seen::START };
@@ -19,6 +19,7 @@ impl<'a> Rules<'a> {
             let mut kind = token.kind;
             match token.kind {
                 Kind::Word | Kind::Quoted => {
+                    self.relation(token);
                     if seen.last.kind == Kind::Dot {
                         (seen.schema, seen.name, seen.parts) =
                             (seen.name, token, seen.parts.saturating_add(1));
@@ -58,27 +59,40 @@ impl<'a> Rules<'a> {
                     seen.with_list |= seen.bit();
                 }
             }
-            INTO => {
-                self.read_only = false;
-                if !matches!(self.word(seen.last), INSERT | MERGE) {
-                    self.effects |= Effects::DDL;
-                    let target = self.lexer.peek();
-                    if matches!(self.word(target), TEMP | TEMPORARY | LOCAL | GLOBAL)
-                        || self.is_temporary_schema(target)
-                    {
-                        self.effects |= Effects::TEMP;
-                    }
+            INTO if !matches!(self.word(seen.last), INSERT | MERGE) => {
+                self.asks_for(Cause::Defines, b"SELECT INTO");
+                self.effects |= Effects::DDL;
+                let target = self.lexer.peek();
+                if matches!(self.word(target), TEMP | TEMPORARY | LOCAL | GLOBAL)
+                    || self.is_temporary_schema(target)
+                {
+                    self.effects |= Effects::TEMP;
                 }
             }
-            UPDATE => self.update(),
-            INSERT | DELETE | MERGE | SHARE => self.read_only = false,
+            UPDATE | SHARE if matches!(self.word(seen.last), FOR | KEY) => {
+                let clause: &[u8] = match (self.word(seen.last), self.word(token)) {
+                    (FOR, UPDATE) => b"FOR UPDATE",
+                    (FOR, _) => b"FOR SHARE",
+                    (_, UPDATE) => b"FOR NO KEY UPDATE",
+                    _ => b"FOR KEY SHARE",
+                };
+                self.asks_for(Cause::Locks, clause);
+            }
+            // Elsewhere they are names, if not a statement begins here. None of these words is reserved.
+            UPDATE if self.names_table(self.lexer.peek()) => self.update(token),
+            INSERT | MERGE if self.word(self.lexer.peek()) == INTO => self.asks(Cause::Changes, token),
+            DELETE if self.word(self.lexer.peek()) == FROM => self.asks(Cause::Changes, token),
             _ => {}
         }
     }
 
+    fn names_table(&self, token: Token) -> bool {
+        token.is_name() && self.word(token) != FROM
+    }
+
     /// `UPDATE [ONLY] table`: that of the view `pg_settings` sets what it says.
-    pub(super) fn update(&mut self) {
-        self.read_only = false;
+    pub(super) fn update(&mut self, verb: Token) {
+        self.asks(Cause::Changes, verb);
         let mut ahead = self.lexer;
         let mut token = ahead.next();
         if self.word(token) == ONLY {
@@ -111,7 +125,7 @@ impl<'a> Rules<'a> {
         let bit = seen.bit();
         if bit == 0 {
             // Too deep for the bits below.
-            self.opaque();
+            self.opaque(seen.last);
         }
         seen.with_list &= !bit;
         seen.set(precedes_expression, |seen| &mut seen.precedes_expression);
@@ -203,33 +217,43 @@ impl<'a> Rules<'a> {
             seen.name.kind == Kind::Word || !name.iter().any(|b| b.is_ascii_uppercase() || *b == b'"');
         let builtin = seen.parts == 1 || (seen.parts == 2 && self.is_builtin_schema(seen.schema));
         if !folded || !builtin {
-            self.effects |= self.unknown(seen);
+            self.unknown(seen);
         } else if HARMLESS.contains(name) {
-            if self.read_only && WRITING.contains(name) {
-                self.read_only = false;
+            if WRITING.contains(name) {
+                self.asks_for(Cause::Function, self.written(seen));
             }
-            return None;
+            self.asks_for_setting(name, seen.name);
         } else if name.eq_ignore_ascii_case(b"set_config") {
-            self.read_only = false;
+            self.asks_for(Cause::Function, self.written(seen));
             return Some(self.first_argument_sets());
+        } else if let Some((_, effects)) =
+            SPECIAL.iter().find(|(special, _)| name.eq_ignore_ascii_case(special.as_bytes()))
+        {
+            self.effects |= *effects;
+            self.asks_for(Cause::Function, self.written(seen));
         } else {
-            self.effects |= SPECIAL
-                .iter()
-                .find(|(special, _)| name.eq_ignore_ascii_case(special.as_bytes()))
-                .map_or_else(|| self.unknown(seen), |(_, effects)| *effects);
+            self.unknown(seen);
         }
-        self.read_only = false;
         None
     }
 
     /// Whoever knows the functions need not know the temporary ones, which are called by their schema only.
-    fn unknown(&self, seen: &Seen) -> Effects {
+    fn unknown(&mut self, seen: &Seen) {
         let temporary = seen.parts > 1 && self.is_temporary_schema(seen.schema);
-        if !temporary && (self.harmless)(&self.lexer.name(seen.name)) {
-            Effects::NONE
-        } else {
-            Effects::CALLS
+        let name = self.lexer.name(seen.name);
+        let schema = if seen.parts > 1 { self.lexer.name(seen.schema) } else { Name::default() };
+        if temporary || seen.parts > 2 || !self.knowledge.only_reads(&schema, &name) {
+            self.asks_for(Cause::UnknownFunction, self.written(seen));
         }
+        if temporary || !self.knowledge.is_harmless(&name) {
+            self.effects |= Effects::CALLS;
+        }
+    }
+
+    /// The function's name as in the text.
+    fn written(&self, seen: &Seen) -> &'a [u8] {
+        let first = if seen.parts > 1 { seen.schema } else { seen.name };
+        self.lexer.between(first.start(), seen.name.end())
     }
 
     fn is_builtin_schema(&self, token: Token) -> bool {
