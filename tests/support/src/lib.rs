@@ -23,6 +23,7 @@ pub mod pki;
 pub mod pooler;
 pub mod postgres;
 pub mod proc;
+pub mod replicas;
 pub mod scripted;
 pub mod secrets;
 pub mod slapd;

@@ -137,10 +137,10 @@ impl Postgres {
 
     /// A cluster of the caller's own.
     pub fn start(options: Options) -> Postgres {
-        let mut scratch = Scratch::new("pg");
+        let scratch = Scratch::new("pg");
         let data = scratch.path().join("data");
         initdb(&data);
-        let config = format!("{CONFIG}unix_socket_directories = '{}'\n", scratch.path().display());
+        let config = format!("{CONFIG}{}", socket_directory(&scratch));
         append(&data.join("postgresql.conf"), &format!("{config}{}", options.config));
         if let Some(tls) = &options.tls {
             append(&data.join("postgresql.conf"), "ssl = on\n");
@@ -152,16 +152,21 @@ impl Postgres {
         }
         fs::write(data.join("pg_hba.conf"), format!("{}{HBA}", options.hba)).expect("write pg_hba.conf");
 
+        let postgres = Postgres::launch(scratch);
+        postgres.create_roles();
+        postgres
+    }
+
+    /// Starts what is in a directory.
+    pub(crate) fn launch(mut scratch: Scratch) -> Postgres {
         let (port, postmaster) = launch_anywhere(&mut scratch);
-        let postgres = Postgres(Arc::new(Cluster {
+        Postgres(Arc::new(Cluster {
             port,
             dir: scratch.path().to_path_buf(),
             postmaster: Mutex::new(postmaster),
             databases: AtomicU32::new(0),
             scratch: Mutex::new(scratch),
-        }));
-        postgres.create_roles();
-        postgres
+        }))
     }
 
     /// Gives a cluster with TLS another certificate, which new connections see.
@@ -255,11 +260,7 @@ impl Postgres {
 
     /// Sends a signal to all processes of the cluster, e.g. SIGSTOP and SIGCONT.
     pub fn signal_all(&self, signal: Signal) {
-        let postmaster = self.pid();
-        let children = fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"))
-            .expect("the postmaster's children");
-        let pids = children.split_whitespace().filter_map(|pid| pid.parse().ok());
-        [postmaster].into_iter().chain(pids).for_each(|pid| send_signal(pid, signal));
+        processes(self.pid()).into_iter().for_each(|pid| send_signal(pid, signal));
     }
 
     /// Stops the cluster and waits until it has ended.
@@ -318,7 +319,7 @@ impl Drop for Cluster {
         let postmaster = self.postmaster.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Ok(None) = postmaster.try_wait() {
             send_signal(postmaster.id(), Signal::SIGQUIT);
-            send_signal(postmaster.id(), Signal::SIGCONT);
+            processes(postmaster.id()).into_iter().for_each(|pid| send_signal(pid, Signal::SIGCONT));
             if !holds_within(Duration::from_secs(10), || !matches!(postmaster.try_wait(), Ok(None))) {
                 let _ = postmaster.kill();
             }
@@ -478,6 +479,18 @@ pub fn send_signal(pid: u32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid as i32), signal);
 }
 
+/// The postmaster and its children; only itself if it is gone.
+fn processes(postmaster: u32) -> Vec<u32> {
+    let children =
+        fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).unwrap_or_default();
+    [postmaster].into_iter().chain(children.split_whitespace().filter_map(|pid| pid.parse().ok())).collect()
+}
+
+/// The line of `postgresql.conf` that puts the socket in this directory.
+pub(crate) fn socket_directory(scratch: &Scratch) -> String {
+    format!("unix_socket_directories = '{}'\n", scratch.path().display())
+}
+
 fn initdb(data: &Path) {
     let mut command = server_command(&program("initdb"));
     command.arg("-D").arg(data).args([
@@ -499,7 +512,7 @@ fn write_identity(data: &Path, identity: &Identity) {
     write_private(&data.join("server.key"), &identity.key);
 }
 
-fn append(path: &Path, text: &str) {
+pub(crate) fn append(path: &Path, text: &str) {
     let old = fs::read_to_string(path).unwrap_or_else(|e| panic!("read {}: {e}", path.display()));
     fs::write(path, old + text).unwrap_or_else(|e| panic!("write {}: {e}", path.display()));
 }
