@@ -1,13 +1,14 @@
-//! What may a text of SQL do to the session that runs it, beyond its transaction?
+//! What may a text of SQL do to the session that runs it, beyond its transaction? And which host may run it: the primary
+//! only, or a replica as well?
 //!
 //! [`scan`] reads the text of a simple Query or of a Parse message with a tokenizer of its own, by PostgreSQL's grammar
 //! (versions 13 to 18). It is linear in the text, and does not allocate for plain statements. What it does not
-//! recognise may do anything: [`Effects::OPAQUE`], [`Effects::CALLS`].
+//! recognise may do anything: [`Effects::OPAQUE`], [`Effects::CALLS`], [`Kind::Unknown`].
 //!
 //! The text may be in any encoding that is a superset of ASCII, valid or not. `standard_conforming_strings` need not
 //! be known: a text that reads differently without it is opaque.
 //!
-//! What no text tells, and only an audit of the session can:
+//! What no text tells, and only an audit of the session can (for [`Kind`], a standby itself):
 //!
 //! - a function of the user that has the name of a built-in one that is harmless, or of a keyword that takes
 //!   parentheses, and one that is called without its name and parentheses: through an operator, a cast, a trigger, a

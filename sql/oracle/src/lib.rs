@@ -3,9 +3,10 @@
 #![cfg(test)]
 
 mod psql;
+mod standby;
 mod tree;
 
-use sql::{Effects, Statement, scan};
+use sql::{AccessMode, Effects, Isolation, Kind, Statement, Transaction, scan};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -22,6 +23,14 @@ struct Tally {
     more_without_need: usize,
     queries: usize,
     queries_without_need: BTreeMap<String, String>,
+    /// Queries that only read by the tree, and of those the ones that the scanner calls reads; ...
+    reads: usize,
+    reads_found: usize,
+    /// ... the others by cause; and queries that call what nobody knows, which may read or not.
+    missed: BTreeMap<String, (usize, String)>,
+    unknown: usize,
+    /// Statements called reads, or good for any host.
+    called_reads: usize,
     harmful: Vec<String>,
 }
 
@@ -52,6 +61,18 @@ fn never_calls_harmless_what_the_parser_says_is_not() {
         tally.queries,
         tally.queries_without_need.len()
     );
+    println!(
+        "{} statements called reads or neutral; of {} queries that only read {} ({:.2} %) are called so; {} more queries \
+         call unknown functions",
+        tally.called_reads,
+        tally.reads,
+        tally.reads_found,
+        100.0 * tally.reads_found as f64 / tally.reads as f64,
+        tally.unknown
+    );
+    for (cause, (count, example)) in &tally.missed {
+        println!("not called a read, {cause}: {count}, such as {example}");
+    }
     for (text, effects) in &tally.queries_without_need {
         println!("without need {effects}: {text}");
     }
@@ -93,6 +114,17 @@ fn check(text: &str, options: i32, tally: &mut Tally) {
     if !found.effects.contains(Effects::CALLS) {
         strangers(text, &tree, options, tally);
     }
+    let anywhere = found.access.kind.reason().is_none();
+    tally.called_reads += usize::from(anywhere);
+    if anywhere && !expected.read_only {
+        tally.harmful.push(format!("called {:?}: {text}", found.access.kind));
+    }
+    // Those of the session are no transaction's.
+    let of_session = text.to_ascii_uppercase().contains("CHARACTERISTICS");
+    if found.statements == 1 && !of_session && expected.modes != modes(&found.access.transaction) {
+        tally.harmful.push(format!("{:?}, not {:?}: {text}", found.access.transaction, expected.modes));
+    }
+    recall(text, &tree, &found, &expected, tally);
     let name = expected.statement.as_deref().unwrap_or_default();
     if named(&found.statement) != name {
         tally.harmful.push(format!("{found:?} names it, not {name:?}: {text}"));
@@ -110,6 +142,51 @@ fn check(text: &str, options: i32, tally: &mut Tally) {
     }
 }
 
+/// How many of the plain queries are told to be reads.
+fn recall(
+    text: &str,
+    tree: &serde_json::Value,
+    found: &sql::Scan<'_>,
+    expected: &tree::Expected,
+    tally: &mut Tally,
+) {
+    let statements = tree["stmts"].as_array().unwrap();
+    if statements.is_empty()
+        || !statements.iter().all(|statement| statement["stmt"]["node"].get("SelectStmt").is_some())
+    {
+        return;
+    }
+    if !expected.read_only {
+        tally.unknown += usize::from(
+            matches!(found.access.kind, Kind::Unknown(reason) if reason.cause == sql::Cause::UnknownFunction),
+        );
+        return;
+    }
+    tally.reads += 1;
+    match found.access.kind.reason() {
+        None => tally.reads_found += 1,
+        Some(reason) => {
+            let missed = tally.missed.entry(format!("{:?}", reason.cause)).or_default();
+            *missed = (missed.0 + 1, format!("{reason}: {}", text.trim()));
+        }
+    }
+}
+
+/// The modes that were found, as `tree::expect` writes them.
+fn modes(transaction: &Transaction) -> Vec<String> {
+    let (Transaction::Begins(modes) | Transaction::Sets(modes)) = transaction else { return Vec::new() };
+    let access = modes.access.map(|access| match access {
+        AccessMode::ReadOnly => "read only",
+        AccessMode::ReadWrite => "read write",
+    });
+    let isolation = modes.isolation.map(|isolation| match isolation {
+        Isolation::ReadCommitted => "read committed",
+        Isolation::RepeatableRead => "repeatable read",
+        Isolation::Serializable => "serializable",
+    });
+    [isolation, access].into_iter().flatten().map(str::to_owned).collect()
+}
+
 /// Wherever a function is called, a function of the user might be: put one there, for one call after the other.
 fn strangers(text: &str, tree: &serde_json::Value, options: i32, tally: &mut Tally) {
     let mut calls = Vec::new();
@@ -118,7 +195,9 @@ fn strangers(text: &str, tree: &serde_json::Value, options: i32, tally: &mut Tal
         let Some(open) = text.get(start..).and_then(|call| call.find('(')) else { continue };
         let strange = [&text[..start], "stranger", &text[start + open..]].concat();
         tally.strangers += 1;
-        if scan(strange.as_bytes()).effects.intersects(Effects::CALLS | Effects::OPAQUE) {
+        let found = scan(strange.as_bytes());
+        let seen = found.effects.intersects(Effects::CALLS | Effects::OPAQUE);
+        if seen && found.access.kind.reason().is_some() {
             continue;
         }
         let parsed = pg_query::parse(&strange, options);

@@ -1,5 +1,5 @@
 //! What a parse tree says that a text does: written from the grammar's side, and sharing nothing with the scanner but
-//! the list of harmless functions.
+//! the lists of harmless and of writing functions.
 
 use serde_json::Value;
 use sql::Effects;
@@ -9,7 +9,12 @@ use std::sync::LazyLock;
 #[derive(Debug)]
 pub(crate) struct Expected {
     pub(crate) effects: Effects,
+    /// Nothing in it writes, locks or calls what is not known only to read; or it is about the session only.
     pub(crate) read_only: bool,
+    /// What the tree shows of modes of a transaction: `read only`, `read write`, an isolation.
+    pub(crate) modes: Vec<String>,
+    /// What is looked at is only explained, not run.
+    explained: bool,
     /// All statements are queries: `SELECT`, `INSERT`, `UPDATE`, `DELETE`, `MERGE`, `COPY`.
     pub(crate) query: bool,
     /// What kind of statement, and which name, if it is one alone that has one.
@@ -18,7 +23,14 @@ pub(crate) struct Expected {
 
 pub(crate) fn expect(parsed: &Value) -> Expected {
     let statements = parsed["stmts"].as_array().unwrap();
-    let mut expected = Expected { effects: Effects::NONE, read_only: true, query: true, statement: None };
+    let mut expected = Expected {
+        effects: Effects::NONE,
+        read_only: true,
+        modes: Vec::new(),
+        explained: false,
+        query: true,
+        statement: None,
+    };
     for statement in statements {
         expected.statement(&statement["stmt"]["node"]);
     }
@@ -37,14 +49,26 @@ impl Expected {
             kind.as_str(),
             "SelectStmt" | "InsertStmt" | "UpdateStmt" | "DeleteStmt" | "MergeStmt" | "CopyStmt"
         );
-        if !matches!(kind.as_str(), "SelectStmt" | "VariableShowStmt" | "ExplainStmt") {
-            self.read_only = false;
-        }
+        self.read_only &= match kind.as_str() {
+            "SelectStmt" | "VariableShowStmt" | "ExplainStmt" | "PrepareStmt" | "DeclareCursorStmt" => true,
+            "DeallocateStmt" | "DiscardStmt" | "ClosePortalStmt" | "UnlistenStmt" => true,
+            "CopyStmt" => body["is_from"] != true,
+            "TransactionStmt" => body["kind"].as_i64().is_some_and(|kind| kind < PREPARE_TRANSACTION),
+            "VariableSetStmt" => true,
+            "InsertStmt" | "UpdateStmt" | "DeleteStmt" | "MergeStmt" | "CreateTableAsStmt" => self.explained,
+            _ => false,
+        };
         match kind.as_str() {
             "SelectStmt" | "InsertStmt" | "UpdateStmt" | "DeleteStmt" | "MergeStmt" | "CopyStmt" => {}
             "VariableShowStmt" | "FetchStmt" | "LockStmt" | "TruncateStmt" | "VacuumStmt"
             | "CheckPointStmt" | "ClusterStmt" | "ReindexStmt" | "ConstraintsSetStmt" => {}
-            "ExplainStmt" => self.statement(&body["query"]["node"]),
+            "ExplainStmt" => {
+                self.explained = option(body, "analyze").is_none();
+                self.statement(&body["query"]["node"]);
+                self.inside(body);
+                (self.explained, self.statement) = (false, None);
+                return;
+            }
             "VariableSetStmt" => (effects, statement) = set(body),
             "TransactionStmt" => (effects, statement) = (Effects::TRANSACTION, transaction(body)),
             "PrepareStmt" => {
@@ -138,10 +162,14 @@ impl Expected {
                 for (field, value) in fields {
                     match field.as_str() {
                         "FuncCall" => self.call(value),
-                        "InsertStmt" | "UpdateStmt" | "DeleteStmt" | "MergeStmt" => self.read_only = false,
-                        "LockingClause" => self.read_only = false,
+                        "InsertStmt" | "UpdateStmt" | "DeleteStmt" | "MergeStmt" => {
+                            self.read_only &= self.explained
+                        }
+                        "LockingClause" => self.read_only &= self.explained,
+                        "ExecuteStmt" => self.read_only = false,
+                        "DefElem" => self.mode(value),
                         "into_clause" if value.is_object() => {
-                            self.read_only = false;
+                            self.read_only &= self.explained;
                             self.effects |= Effects::DDL;
                             let schema = value["rel"]["schemaname"].as_str();
                             if schema == Some("pg_temp") {
@@ -156,6 +184,18 @@ impl Expected {
             }
             _ => {}
         }
+    }
+
+    /// Of `BEGIN` and `SET TRANSACTION`.
+    fn mode(&mut self, option: &Value) {
+        let value = &option["arg"]["node"]["AConst"]["val"];
+        let mode = match option["defname"].as_str() {
+            Some("transaction_read_only") if value["Ival"]["ival"] == 1 => "read only".to_owned(),
+            Some("transaction_read_only") => "read write".to_owned(),
+            Some("transaction_isolation") => value["Sval"]["sval"].as_str().unwrap_or_default().to_owned(),
+            _ => return,
+        };
+        self.modes.push(mode);
     }
 
     fn call(&mut self, call: &Value) {
@@ -255,6 +295,9 @@ fn discard(target: &Value) -> (Effects, Option<String>) {
         _ => (Effects::NONE, None),
     }
 }
+
+/// In pg_query's `TransactionStmtKind`; those behind it need a primary, too.
+const PREPARE_TRANSACTION: i64 = 8;
 
 /// In pg_query's `ObjectType`.
 const OBJECT_DATABASE: i64 = 10;
