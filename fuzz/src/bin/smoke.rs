@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use pgferry_fuzz::{TARGETS, Target};
 
-const USAGE: &str = "usage: smoke [--seconds N | --inputs N] [--seed N] [TARGET...]\n       smoke --replay TARGET HEX";
+const USAGE: &str =
+    "usage: smoke [--seconds N | --inputs N] [--seed N] [TARGET...]\n       smoke --replay TARGET HEX";
 
 /// Longest input made, in bytes.
 const MAX_LEN: usize = 4096;
