@@ -1,5 +1,6 @@
 //! Rules that choose the method (`auth_type = hba`): their files read as PostgreSQL reads them, and what comes of them.
 
+mod certificates;
 mod corpus;
 mod logins;
 

@@ -18,12 +18,12 @@ use support::wire::{Client, Target};
 use crate::common::{pooled, pooler};
 
 /// With these rules.
-fn with_rules(builder: PoolerBuilder, rules: &str) -> PoolerBuilder {
+pub(super) fn with_rules(builder: PoolerBuilder, rules: &str) -> PoolerBuilder {
     builder.setting("auth_type", "hba").setting("auth_hba_file", "{dir}/hba").beside("hba", rules)
 }
 
 #[track_caller]
-fn assert_refused(target: &Target, text: &str) {
+pub(super) fn assert_refused(target: &Target, text: &str) {
     let fields: Fields = match Client::try_login(target) {
         Ok(_) => panic!("{} was let in to {}", target.user, target.database),
         Err(error) => error.refusal(),
