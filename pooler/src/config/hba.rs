@@ -1,7 +1,7 @@
 //! `auth_hba_file`: rules of which the first that fits a connection says how its client has to prove who it is.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -296,9 +296,22 @@ impl AddressMatch {
             AddressMatch::All => true,
             AddressMatch::SameHost => interfaces().iter().any(|(own, _)| *own == client),
             AddressMatch::SameNet => interfaces().iter().any(|(own, mask)| is_within(client, *own, *mask)),
-            AddressMatch::Net { base, mask } => is_within(client, *base, *mask),
+            AddressMatch::Net { base, mask } => {
+                let (base, mask) = canonical(*base, *mask);
+                is_within(client, base, mask)
+            }
             AddressMatch::Name(_) => false,
         }
+    }
+}
+
+/// A network of IPv4 addresses that are written as IPv6 ones is that of the IPv4 addresses, as their clients are IPv4 clients.
+fn canonical(base: IpAddr, mask: IpAddr) -> (IpAddr, IpAddr) {
+    match (base.to_canonical(), mask) {
+        (IpAddr::V4(v4), IpAddr::V6(mask)) if mask.to_bits() >> 32 == u128::MAX >> 32 => {
+            (v4.into(), Ipv4Addr::from_bits(mask.to_bits() as u32).into())
+        }
+        _ => (base, mask),
     }
 }
 

@@ -144,3 +144,13 @@ fn thousands_of_rules_are_searched_in_no_time() {
     println!("{:?} for 20,000 rules", started.elapsed());
     assert!(started.elapsed() < std::time::Duration::from_millis(250));
 }
+
+#[test]
+fn ipv4_addresses_written_as_ipv6_ones() {
+    let rule = |base, mask| of_all(Transport::Host, net(base, mask));
+    let all = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
+    assert!(fits(&rule("::ffff:10.1.2.3", all), &TCP) && !fits(&rule("::ffff:10.1.2.4", all), &TCP));
+    assert!(fits(&rule("::ffff:10.1.0.0", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:0"), &TCP));
+    // This is a network of more than them, of which an IPv4 client is none.
+    assert!(!fits(&rule("::", "::"), &TCP) && !fits(&rule("::ffff:0:0", "ffff:ffff::"), &TCP));
+}
