@@ -14,6 +14,10 @@ use pooler::config::{
 };
 use zeroize::Zeroizing;
 
+/// What is said of a word that may be a part of a password.
+pub(crate) const NO_OPTION: &str =
+    "there is a word that is no LDAP option; values with blanks or commas need double quotes";
+
 /// Every name that there is: PostgreSQL's, and `ldapcafile`.
 pub const NAMES: &[&str] = &[
     "ldapserver",
@@ -157,13 +161,7 @@ impl Draft {
             name if name.starts_with("ldap") => {
                 return Err(format!("invalid LDAP key parameter: \"{name}\""));
             }
-            _ => {
-                return Err(
-                    "there is a word that is no LDAP option; values with blanks or commas need double \
-                            quotes"
-                        .to_owned(),
-                );
-            }
+            _ => return Err(NO_OPTION.to_owned()),
         }
         Ok(())
     }

@@ -60,7 +60,10 @@ impl Options {
         let mut options = Options::default();
         for token in tokens {
             let Some((name, value)) = token.text.split_once('=') else {
-                let text = format!("authentication option not in name=value format: {}", token.text);
+                let text = match method {
+                    AuthMethod::Ldap => ldap::NO_OPTION.to_owned(),
+                    _ => format!("authentication option not in name=value format: {}", token.text),
+                };
                 return Err(Complaint::new(text, ""));
             };
             options.set(name, value, method, transport, maps)?;
@@ -105,6 +108,9 @@ impl Options {
             "pamservice" | "pam_use_hostname" => {}
             name if ldap::NAMES.contains(&name) && method != AuthMethod::Ldap => return only("ldap"),
             name if ldap::NAMES.contains(&name) => {}
+            name if method == AuthMethod::Ldap && !name.starts_with("ldap") => {
+                return Err(Complaint::new(ldap::NO_OPTION, ""));
+            }
             _ => {
                 return Err(Complaint::new(
                     format!("unrecognized authentication option name: \"{name}\""),

@@ -62,6 +62,18 @@ fn every_bad_line_is_told_with_its_place() {
     );
 }
 
+/// A word may be the rest of a password whose quotes were forgotten.
+#[test]
+fn faults_tell_no_secret() {
+    for options in
+        ["ldapbindpasswd=half S3CRET", "ldapbindpasswd=half,S3CRET=x", "ldapbindpasswd=a S3CRET=\"x\""]
+    {
+        let parsed = rules(&[("hba", &format!("host all all all ldap ldapserver=x {options}\n"))]);
+        assert_eq!(parsed.faults.len(), 1, "{options}");
+        assert!(!format!("{:?}", parsed.faults).contains("S3CRET"), "{:?}", parsed.faults);
+    }
+}
+
 #[test]
 fn what_never_lets_anybody_in_is_warned_about() {
     let text = "host all all all peer\nlocal all all cert\nhost all all 10.0.0.1/8 md5\nhostgssenc all all all trust\n\
