@@ -34,8 +34,11 @@ pub(crate) struct Secrets {
     /// Makes the salts of users that have no verifier, known or not, and fingerprints.
     process: Zeroizing<[u8; 32]>,
     derived: Mutex<HashMap<Fingerprint, Keys>>,
-    /// One derivation at a time: a burst of logins takes one core at most, and the queries of others have the rest.
-    turn: Semaphore,
+    /// One derivation for clients at a time: a burst of logins takes one core at most, and the queries of others have the
+    /// rest.
+    of_clients: Semaphore,
+    /// The same for logins to servers, which must not queue behind everybody who tries a password.
+    of_servers: Semaphore,
 }
 
 /// More derived keys than this are not kept: a server that sends a new salt each time must not fill the memory.
@@ -43,11 +46,12 @@ const MOST_DERIVED: usize = 4096;
 
 impl Secrets {
     pub(crate) fn new() -> Secrets {
-        Secrets { process: Zeroizing::new(random()), derived: Mutex::default(), turn: Semaphore::new(1) }
+        let [of_clients, of_servers] = [1, 1].map(Semaphore::new);
+        Secrets { process: Zeroizing::new(random()), derived: Mutex::default(), of_clients, of_servers }
     }
 
-    /// The keys of a password for a salt. PBKDF2 runs on a thread of its own the first time; `None` if the
-    /// iteration count is out of bounds.
+    /// The keys of a password for the salt that a server has sent. PBKDF2 runs on a thread of its own the first time;
+    /// `None` if the iteration count is out of bounds.
     pub(crate) async fn derive(
         &self,
         user: &str,
@@ -56,8 +60,12 @@ impl Secrets {
         iterations: u32,
     ) -> Option<Keys> {
         let origin = Origin { user, password: password.as_bytes(), salt, iterations };
-        let keys = self.compute(&origin).await?;
-        self.remember(&origin, &keys);
+        self.derive_in(&self.of_servers, &origin).await
+    }
+
+    async fn derive_in(&self, turn: &Semaphore, origin: &Origin<'_>) -> Option<Keys> {
+        let keys = self.compute(turn, origin).await?;
+        self.remember(origin, &keys);
         Some(keys)
     }
 
@@ -65,7 +73,7 @@ impl Secrets {
     pub(crate) async fn is_password_of(&self, user: &str, password: &[u8], verifier: &Verifier) -> bool {
         let (salt, iterations) = (verifier.salt(), verifier.iterations());
         let origin = Origin { user, password, salt, iterations };
-        let Some(keys) = self.compute(&origin).await else { return false };
+        let Some(keys) = self.compute(&self.of_clients, &origin).await else { return false };
         let right = keys.fit(verifier);
         if right {
             self.remember(&origin, &keys);
@@ -73,13 +81,13 @@ impl Secrets {
         right
     }
 
-    async fn compute(&self, origin: &Origin<'_>) -> Option<Keys> {
+    async fn compute(&self, turn: &Semaphore, origin: &Origin<'_>) -> Option<Keys> {
         let name = self.name(origin);
         let known = || self.derived.lock().unwrap_or_else(PoisonError::into_inner).get(&name).cloned();
         if let Some(keys) = known() {
             return Some(keys);
         }
-        let _turn = self.turn.acquire().await.ok()?;
+        let _turn = turn.acquire().await.ok()?;
         if let Some(keys) = known() {
             return Some(keys); // another login of the same user was first
         }
@@ -106,11 +114,27 @@ impl Secrets {
     /// A verifier for a plain password, with a salt that does not change while the process lives.
     pub(crate) async fn verifier(&self, user: &str, password: &str, iterations: u32) -> Option<Verifier> {
         let salt = scram::salt_for(user, &*self.process);
-        Some(self.derive(user, password, &salt, iterations).await?.verifier(&salt, iterations))
+        let origin = Origin { user, password: password.as_bytes(), salt: &salt, iterations };
+        Some(self.derive_in(&self.of_clients, &origin).await?.verifier(&salt, iterations))
     }
 
     /// A verifier that nothing fits, for a user who does not exist.
     pub(crate) fn fake_verifier(&self, user: &str, iterations: u32) -> Verifier {
         Verifier::fake(user, &*self.process, iterations)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn logins_to_servers_do_not_wait_for_those_of_clients() {
+        let secrets = Secrets::new();
+        let _taken = secrets.of_clients.acquire().await.unwrap();
+        let derived = secrets.derive("ann", "pw", b"salt", 2);
+        assert!(tokio::time::timeout(Duration::from_secs(10), derived).await.expect("its turn").is_some());
     }
 }
