@@ -249,3 +249,12 @@ fn single_settings_count_at_once() {
     let error = other.expect_closed().error().expect("an error");
     assert!(error.message().starts_with("bad packet header"), "{}", error.message());
 }
+
+/// Where nobody looked after the state of sessions, nobody knows what clients have left there.
+#[test]
+fn session_state_is_followed_from_fresh_servers_on() {
+    let mut pooled = pooled("", |builder| builder.setting("session_state", "discard"));
+    pooled.connect().execute("set work_mem = '1234kB'");
+    pooled.pooler.reload(|builder| builder.setting("session_state", "preserve"));
+    assert_ne!(pooled.connect().scalar("show work_mem"), "1234kB");
+}

@@ -507,12 +507,17 @@ impl Control {
         }
         for pool in db.pools() {
             let rules = PoolRules::new(config, spec, config.users.get(&pool.user.name));
-            let same = **pool.rules.load() == rules;
+            let before = pool.rules.load_full();
+            let same = *before == rules;
+            // Nobody knows what clients have left in sessions whose state was not looked after.
+            let follows_now = rules.preserves() && !before.preserves();
             if !same {
                 pool.rules.store(Arc::new(rules));
             }
             if renewed {
                 pool.renew("database configuration changed");
+            } else if follows_now {
+                pool.renew("session state follows clients now");
             }
             if renewed || !same {
                 self.pump(&pool);
