@@ -1,7 +1,7 @@
 //! Users that `auth_file` does not have: what PostgreSQL is asked, by whom and where, and what follows from its answer.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::frontend::query;
 use support::pooler::{ADMIN, Pooler, PoolerBuilder};
@@ -363,7 +363,9 @@ fn a_database_that_forces_the_user_who_asks() {
         }
         assert_eq!(refusal(&target.password("wrong")), "SASL authentication failed");
         let servers = database.backends(SUPERUSER).len() + database.backends(USER).len();
-        assert!((2..=3).contains(&servers), "{servers}");
+        // Each pool fills up to its minimum in time; that of the asker may be the one of all.
+        let most = if forced == SUPERUSER { 3 } else { 4 };
+        assert!((2..=most).contains(&servers), "{servers}");
         drop(pooler);
         eventually("they are gone", SOON, || database.backends(forced).is_empty());
     }
@@ -606,7 +608,27 @@ fn simultaneous_logins_share_a_question() {
         others.into_iter().for_each(|other| other.join().unwrap());
     });
     let asked = asked(&database);
-    assert!((2..=4).contains(&asked), "{asked} questions");
+    assert!((2..=6).contains(&asked), "{asked} questions");
+}
+
+/// One that takes long holds up nobody who comes later.
+#[test]
+fn a_slow_question_is_not_waited_for_by_all() {
+    let database = prepared_database("slow", "create sequence turn");
+    let sql = "select rolname, rolpassword from pg_authid
+               where rolname = $1 and (nextval('turn') > 1 or pg_sleep(60) is not null)";
+    let pooler = asking().database(&database, &database_query(&sql.replace('\n', " "))).start();
+    let target = known(&pooler, database.name(), MD5_USER);
+    let mut slow = Client::open(&target.address);
+    slow.send(target.startup());
+    eventually("it sleeps", SOON, || {
+        let backends = database.backends(SUPERUSER);
+        backends.iter().any(|backend| backend.state == "active" && backend.query.contains("'turn'"))
+    });
+    let began = Instant::now();
+    assert_works(&target);
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    slow.abort();
 }
 
 /// A question that nobody waits for is given up, in the queue and on the server; the connection stays.
@@ -694,6 +716,20 @@ fn answers_are_kept_as_long_as_configured() {
     }
 }
 
+/// What is kept is enough to refuse a wrong password, and to let a right one in.
+#[test]
+fn kept_answers_do_where_a_question_fails() {
+    let database = counting("failing", PASSWORD);
+    let builder = with_count(&database).setting("auth_type", "scram-sha-256");
+    let pooler = builder.setting("auth_query_cache_ttl", 3600).start();
+    let target = known(&pooler, database.name(), SUPERUSER);
+    assert_works(&target);
+    database.connect().execute("drop function find");
+    assert_eq!(refusal(&target.clone().password("wrong")), "SASL authentication failed");
+    pooler.wait_for_log("error in auth_query: ERROR: function find");
+    assert_works(&target);
+}
+
 /// What is kept lets nobody wait who has a new password, and nobody in with an old one for longer than it is kept.
 #[test]
 fn a_password_that_is_replaced_while_its_answer_is_kept() {
@@ -757,7 +793,7 @@ fn keys_of_yesterday_give_way_to_those_of_a_new_login() {
     console.execute("RECONNECT");
     client.send(query("select 1"));
     let text = client.expect_closed().error().expect("a refusal").message().to_owned();
-    assert!(text.contains("password authentication failed"), "no key fits: {text}");
+    assert_eq!(text, "server login failed: wrong password type", "no key fits");
     assert_eq!(refusal(&target), "SASL authentication failed");
     assert_works(&target.password("new"));
 }

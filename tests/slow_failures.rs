@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use support::frontend::ssl_request;
 use support::message::Fields;
 use support::pooler::{Pooler, PoolerBuilder};
-use support::postgres::{PASSWORD, PLAIN_USER, Postgres, USER};
+use support::postgres::{PASSWORD, PLAIN_USER, Postgres, SUPERUSER, USER};
 use support::wait::eventually;
 use support::wire::{Client, Target};
 
@@ -68,6 +68,20 @@ fn every_further_failure_waits_longer() {
     let first = timed(&other_way);
     assert!(first < Duration::from_millis(300), "{first:?}");
     waiting.join().expect("an answer");
+}
+
+/// Where PostgreSQL is asked for users, guessed names count as guessed passwords do.
+#[test]
+fn names_that_are_guessed() {
+    let pooled = guarded(|builder| builder.setting("auth_user", SUPERUSER));
+    let guess = || {
+        let began = Instant::now();
+        assert_eq!(refusal(&pooled.target().user("nobody_of_this_name")).message(), "no such user");
+        began.elapsed()
+    };
+    guess();
+    let second = guess();
+    assert!(second >= Duration::from_millis(300), "{second:?}");
 }
 
 /// Setting it to 0 at a reload ends it.

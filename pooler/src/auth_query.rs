@@ -1,15 +1,18 @@
 //! Users that no list has: PostgreSQL is asked for them, over a pool of its own user (`auth_query`).
 //!
-//! Logins of the same user share one question at a time. Who comes while it is on its way waits for the next, because the
-//! answer may be older than a password that was changed meanwhile:
+//! Logins of the same user share a question until it is sent. Who comes while it is on its way waits for the next, because
+//! the answer may be older than a password that was changed meanwhile. A few may be on their way at the same time, so that
+//! a slow one does not hold up those who come later:
 //!
 //! ```text
-//!                 first login                     a server is free                     the answer
-//!   nothing ─────────────────────▶ queued ─────────────────────────▶ asking ───────────────────────▶ nothing
-//!                                  ▲   │ all clients have left           │ clients come                   │
-//!                                  │   ▼                                 ▼                                │
-//!                                  │ nothing                       asking + queued                        │
-//!                                  └──────────────────────────────────────────────────────────────────────┘
+//!            first login                     a server is free                     the answer
+//!   nothing ─────────────▶ next, with a task ────────────────▶ on its way ───────────────────────▶ nothing
+//!                           ▲  │ all clients                      │ clients come, and few              │
+//!                           │  ▼ have left                        │ are on their way                   │
+//!                           │ nothing                             ▼                                    │
+//!                           │                             a next one, with a task                      │
+//!                           └──────────────────────────────────────────────────────────────────────────┘
+//!                                            clients have come, and many were on their way
 //! ```
 
 mod ask;
@@ -74,15 +77,30 @@ pub(crate) struct AuthQueries {
 #[derive(Default)]
 struct Table {
     kept: HashMap<Lookup, Kept>,
-    /// Questions that have a task. `None`: it has been sent, and nobody waits for the next.
-    asked: HashMap<Lookup, Option<Arc<Clients>>>,
+    /// Questions that have a task.
+    asked: HashMap<Lookup, Asked>,
 }
+
+/// What is done about one question.
+#[derive(Default)]
+struct Asked {
+    /// Those who wait for the one that is sent next. It has a task if there are more tasks than are on their way.
+    next: Option<Arc<Clients>>,
+    tasks: usize,
+    /// Sent and not answered.
+    on_way: usize,
+}
+
+/// So often the same question may be on its way.
+const MOST_ON_WAY: usize = 4;
 
 /// Those who wait for one question.
 type Clients = watch::Sender<Option<Result<Answer, Refusal>>>;
 
 struct Kept {
     answer: Answer,
+    /// When it was asked for, in microseconds.
+    asked_at: u64,
     /// Until when it counts, in microseconds.
     until: u64,
     /// Of the pool that it came from: after `RECONNECT` it counts no more.
@@ -146,39 +164,51 @@ impl AuthQueries {
         {
             return Joined::Known(kept.answer.clone());
         }
-        if let Some(next) = table.asked.get_mut(lookup) {
-            return Joined::Waits(next.get_or_insert_with(Arc::default).subscribe());
+        let asked = table.asked.entry(lookup.clone()).or_default();
+        let waits = asked.next.get_or_insert_with(Arc::default).subscribe();
+        if asked.tasks == asked.on_way && asked.tasks < MOST_ON_WAY {
+            asked.tasks += 1;
+            worker.spawn(run(worker.clone(), pool.clone(), lookup.clone()));
         }
-        let clients = Arc::<Clients>::default();
-        let waits = clients.subscribe();
-        table.asked.insert(lookup.clone(), Some(clients));
-        worker.spawn(run(worker.clone(), pool.clone(), lookup.clone()));
         Joined::Waits(waits)
     }
 
     /// Those who wait, as long as the question has not been sent.
     fn waiting(&self, lookup: &Lookup) -> Option<Arc<Clients>> {
-        self.lock().asked.get(lookup).cloned().flatten()
+        self.lock().asked.get(lookup)?.next.clone()
     }
 
     /// The question is about to be sent: who comes now waits for the next.
     fn close(&self, lookup: &Lookup) {
-        if let Some(next) = self.lock().asked.get_mut(lookup) {
-            *next = None;
+        if let Some(asked) = self.lock().asked.get_mut(lookup) {
+            asked.next = None;
+            asked.on_way += 1;
         }
     }
 
-    /// Nobody waits: the task ends. False: somebody does.
+    /// It has come back, or was given up.
+    fn came_back(&self, lookup: &Lookup) {
+        if let Some(asked) = self.lock().asked.get_mut(lookup) {
+            asked.on_way -= 1;
+        }
+    }
+
+    /// Nobody waits, or another task looks after those who do: the task ends. False: it has to ask.
     fn end(&self, lookup: &Lookup) -> bool {
         let mut table = self.lock();
-        let wanted = table.asked.get(lookup).and_then(Option::as_ref).is_some_and(|c| c.receiver_count() > 0);
-        if !wanted {
+        let Some(asked) = table.asked.get_mut(lookup) else { return true };
+        let wanted = asked.next.as_ref().is_some_and(|clients| clients.receiver_count() > 0);
+        if wanted && asked.tasks == asked.on_way + 1 {
+            return false;
+        }
+        asked.tasks -= 1;
+        if asked.tasks == 0 {
             table.asked.remove(lookup);
         }
-        !wanted
+        true
     }
 
-    fn keep(&self, shared: &Shared, lookup: &Lookup, answer: &Answer, generation: u64) {
+    fn keep(&self, shared: &Shared, lookup: &Lookup, answer: &Answer, (asked_at, generation): (u64, u64)) {
         let ttl = shared.config.load().auth.query.cache_ttl;
         let now = shared.clock.micros();
         let mut table = self.lock();
@@ -186,12 +216,15 @@ impl AuthQueries {
             table.kept.remove(lookup);
             return;
         }
+        if table.kept.get(lookup).is_some_and(|kept| kept.asked_at > asked_at) {
+            return; // a later question was faster
+        }
         if table.kept.len() >= MOST_KEPT {
             table.kept.retain(|_, kept| now < kept.until);
         }
         if table.kept.len() < MOST_KEPT || table.kept.contains_key(lookup) {
             let until = now.saturating_add(lifetime(answer, ttl).as_micros() as u64);
-            table.kept.insert(lookup.clone(), Kept { answer: answer.clone(), until, generation });
+            table.kept.insert(lookup.clone(), Kept { answer: answer.clone(), asked_at, until, generation });
         }
     }
 
@@ -219,14 +252,15 @@ async fn run(worker: Rc<Worker>, pool: Arc<Pool>, lookup: Lookup) {
             server = ask::wait_for_server(&worker, &pool) => server,
         };
         queries.close(&lookup);
-        let generation = pool.generation();
+        let begun = (shared.clock.micros(), pool.generation());
         let answer = match server {
             Ok(server) => ask::ask(&worker, server, &lookup, clients.closed()).await,
             Err(refusal) => Some(Err(refusal)),
         };
+        queries.came_back(&lookup);
         let Some(answer) = answer else { continue }; // all have left
         if let Ok(answer) = &answer {
-            queries.keep(&shared, &lookup, answer, generation);
+            queries.keep(&shared, &lookup, answer, begun);
         }
         clients.send_replace(Some(answer));
     }

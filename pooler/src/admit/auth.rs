@@ -153,7 +153,7 @@ async fn prove(
         Ok(disclosed) => Ok(Proven { disclosed, learnt: credential.learnt(), user: credential.user }),
         Err(denied @ (Denied::Silent | Denied::Unsaid(_))) => Err(denied),
         Err(denied) => {
-            credential.renew(arrival).await?; // for the next attempt
+            let _ = credential.renew(arrival).await; // for the next attempt; this one has failed, whatever comes of it
             Err(denied.of_proof())
         }
     }

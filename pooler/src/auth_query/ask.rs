@@ -9,6 +9,7 @@ use protocol::frame::{HEADER_LEN, put};
 use protocol::session::{Origin, Route};
 use tokio::io::AsyncReadExt;
 use tracing::warn;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::row::{self, Fault};
 use super::{Answer, CONFIG_ERROR, Found, Lookup};
@@ -189,9 +190,11 @@ fn request(server: &mut Server, lookup: &Lookup) -> Vec<u8> {
 }
 
 /// Everything up to `ReadyForQuery`, that aside which is nobody's reply.
-async fn receive(server: &mut Server) -> Result<Vec<u8>, Failure> {
+/// They hold a secret, and are wiped; so is what they were read to.
+async fn receive(server: &mut Server) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let max_len = server.pool().shared.config.load().limits.max_packet_size;
-    let (mut answer, mut refused) = (Vec::new(), None);
+    // With room enough for an answer, so that growing leaves no copies.
+    let (mut answer, mut refused) = (Zeroizing::new(Vec::with_capacity(4096)), None);
     while !server.machine.owes_nothing() {
         if server.machine.reads_copy() || answer.len() > LONGEST {
             return Err(Failure::Broken("auth_query returned too much, or is no query"));
@@ -213,6 +216,9 @@ async fn receive(server: &mut Server) -> Result<Vec<u8>, Failure> {
             _ => {}
         });
         let used = used.map_err(|fault| Failure::Broken(fault.text()))?;
+        if let Some(done) = carry.get_mut(..used) {
+            done.zeroize();
+        }
         carry.drain(..used);
         server.carry = carry;
     }

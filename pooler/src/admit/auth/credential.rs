@@ -40,11 +40,14 @@ impl Credential {
         self.secret = Some(found.secret.clone().unwrap_or_else(|| Secret::new(""))); // known, and no password fits
     }
 
-    /// What fails by an answer that is not new is judged by a new one. True: that says something else.
-    pub(super) async fn renew(&mut self, arrival: &mut Arrival) -> Result<bool, Denied> {
-        let Some(lookup) = self.lookup.as_ref().filter(|_| self.kept) else { return Ok(false) };
-        let told = ask(arrival, lookup, Age::Fresh).await?;
-        self.kept = false;
+    /// What fails by an answer that is not new is judged by a new one, once. True: that says something else. A client that
+    /// leaves meanwhile is waited for: its failure is to count.
+    pub(super) async fn renew(&mut self, arrival: &Arrival) -> Result<bool, Refusal> {
+        if !std::mem::take(&mut self.kept) {
+            return Ok(false);
+        }
+        let Some(lookup) = &self.lookup else { return Ok(false) };
+        let told = AuthQueries::find(&arrival.worker, lookup, Age::Fresh).await?;
         let before = (self.user.clone(), self.secret.clone());
         match told.answer {
             Some(found) => self.adopt(&found),
@@ -81,10 +84,11 @@ pub(super) async fn find(
     if unlisted
         && let Some(lookup) = auth_query::lookup(config, startup.database(), spec.map(|s| &**s), user)?
     {
-        let told = ask(arrival, &lookup, Age::Kept).await?;
+        let told = ask(arrival, &lookup).await?;
         let Some(found) = told.answer else {
             info!(peer = %arrival.label(), "login failed: db={}", startup.database());
-            return Err(Refusal::fatal("no such user").into());
+            // Guessed names cost as much as guessed passwords.
+            return Err(Denied::Failed(Refusal::fatal("no such user")));
         };
         credential.lookup = Some(lookup);
         credential.kept = told.kept;
@@ -94,11 +98,11 @@ pub(super) async fn find(
 }
 
 /// Asks PostgreSQL, as long as the client is there.
-async fn ask(arrival: &mut Arrival, lookup: &Lookup, age: Age) -> Result<Told, Denied> {
+async fn ask(arrival: &mut Arrival, lookup: &Lookup) -> Result<Told, Denied> {
     let worker = arrival.worker.clone();
     tokio::select! {
         biased;
-        told = AuthQueries::find(&worker, lookup, age) => Ok(told?),
+        told = AuthQueries::find(&worker, lookup, Age::Kept) => Ok(told?),
         () = arrival.conversation.gone() => Err(Denied::Silent),
     }
 }
