@@ -15,7 +15,7 @@ use crate::http::page;
 use crate::logins::stored_secret;
 
 /// Everything that the console shows.
-const SHOWN: [&str; 24] = [
+const SHOWN: [&str; 25] = [
     "ACTIVE_SOCKETS",
     "ADVICE",
     "BLOCKERS",
@@ -25,6 +25,7 @@ const SHOWN: [&str; 24] = [
     "DNS_HOSTS",
     "EVENTS",
     "FDS",
+    "HBA",
     "HELP",
     "LATENCY",
     "LISTS",
@@ -68,6 +69,8 @@ fn nothing_tells_a_secret() {
         .setting("http_listen", "127.0.0.1:0")
         .setting("http_admin_token", "%{HUSH_TOKEN}")
         .setting("auth_ldap_options", "ldapurl=\"ldap://x\" ldapbindpasswd=\"ldap-0secret\"")
+        .setting("auth_hba_file", "{dir}/hba")
+        .beside("hba", "host all all all ldap ldapserver=rules ldapbindpasswd=\"rule-0secret\"\n")
         .env("HUSH_TOKEN", "token-0secret-0123456789")
         .env("HUSH_PASSWORD", "forced-0secret")
         .database(&database, "")
