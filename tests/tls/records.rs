@@ -16,6 +16,7 @@ use support::wire::Client;
 use super::{Pki, secured};
 use crate::common::{pooled, pooler};
 use crate::console::rows_where;
+use crate::slow_failures::metric;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -194,4 +195,36 @@ fn a_slow_reader_costs_little_memory() {
     }
     client.read_until_ready();
     assert!(most < before + (4 << 20), "{before} and then {most} bytes");
+}
+
+/// Wherever in its login a client leaves, and however, nothing of it stays behind.
+#[test]
+fn nothing_is_left_of_logins_that_end_anywhere() {
+    let pki = Pki::new();
+    let pooled = pooled("", |builder| pki.offer(builder, "require").setting("http_listen", "127.0.0.1:0"));
+    let target = pooled.target().tls(&pki.client());
+    let startup = target.startup();
+    for round in 0..40 {
+        let raw: [&[u8]; 3] = [b"", &frontend::ssl_request(), &[0x16, 3, 1, 2, 0, 1]];
+        for bytes in raw {
+            let mut client = Client::open(&target.address);
+            client.send(bytes);
+            if round % 2 == 0 {
+                client.abort();
+            }
+        }
+        for end in [0, 1, startup.len() / 2, startup.len()] {
+            let mut client = Client::try_open_with(&target.address, target.tls.as_ref()).unwrap();
+            client.send(&startup[..end]);
+            match round % 3 {
+                0 => client.abort(),
+                1 => client.half_close(),
+                _ => client.peer().stream_mut().tls_mut().unwrap().close_notify().unwrap(),
+            }
+        }
+    }
+    for gauge in ["pgferry_clients_logging_in", "pgferry_logins_in_progress"] {
+        eventually(gauge, SOON, || metric(&pooled.pooler, gauge) == 0.0);
+    }
+    Client::login(&target);
 }
