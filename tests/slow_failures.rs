@@ -148,7 +148,7 @@ fn who_leaves_early_still_counts() {
 }
 
 #[track_caller]
-fn metric(pooler: &Pooler, name: &str) -> f64 {
+pub(crate) fn metric(pooler: &Pooler, name: &str) -> f64 {
     let text = page(pooler, "/metrics");
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
     line.unwrap_or_else(|| panic!("no {name}")).parse().expect("a number")

@@ -2,6 +2,7 @@
 
 mod clients;
 mod data;
+mod records;
 mod reload;
 mod servers;
 

@@ -352,7 +352,7 @@ impl Session {
         let waits =
             ending || self.leaving || self.held.is_some() || self.local.vacating.get() == Vacating::Underway;
         let waits = waits || self.unsent.len() > MOST_REPLIES || self.is_pressed();
-        !waits && self.link.as_ref().is_none_or(|link| link.takes_requests())
+        !waits && self.link.as_ref().is_none_or(|link| link.takes_requests() && !self.parts_soon(link))
     }
 
     fn counters(&self) -> &Counters {

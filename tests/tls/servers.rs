@@ -133,6 +133,8 @@ fn what_certificates_are_believed() {
     check(&root.issue(common_name("127.0.0.1")), &ca, "verify-full", None);
     let misleading = common_name("127.0.0.1").alternatives(&["other.example"]);
     check(&root.issue(misleading), &ca, "verify-full", Some("certificate not valid for name"));
+    let misleading = common_name("127.0.0.1").alternatives(&["127.0.0.2"]);
+    check(&root.issue(misleading), &ca, "verify-full", Some("certificate not valid for name"));
     check(&root.client("127.0.0.1"), &ca, "verify-ca", Some("invalid peer certificate"));
     let expired = root.issue(common_name("x").alternatives(&["127.0.0.1"]).usage(usage.clone()).expired());
     check(&expired, &ca, "verify-ca", Some("invalid peer certificate: certificate expired"));

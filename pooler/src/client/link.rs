@@ -283,6 +283,14 @@ impl Session {
         }
     }
 
+    /// Its server is wanted by others, or is to be closed, and goes back once it is known what its session has. Who is
+    /// quicker with its next request than the server with telling that would keep it for as long as it goes on.
+    pub(super) fn parts_soon(&self, link: &Link) -> bool {
+        let wanted =
+            || self.pool.oldest_wait().is_some() || link.server.info.generation != self.pool.generation();
+        link.audit.is_some() && !link.exclusive && wanted()
+    }
+
     /// Gives the server back if the client needs it no more.
     pub(super) fn release_if_free(&mut self) {
         let Some(link) = &self.link else { return };

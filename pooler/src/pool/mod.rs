@@ -232,12 +232,28 @@ impl Pool {
             return server.close(reason);
         }
         server.begin_idling(now);
+        let generation = server.info().generation;
         hand_over(&self.shards, home, server, now, |waiter, server| {
             match waiter.answer.send(Grant::Server(server)) {
                 Err(Grant::Server(back)) => Err(back), // that client has just left
                 Ok(()) | Err(_) => Ok(()),
             }
         });
+        // [`renew`](Self::renew) and [`hold`](Self::hold) close what is idle when they come. This one may have become so
+        // just behind them, and would be lent as if nothing had happened.
+        if self.generation() != generation {
+            self.close_outdated();
+        } else if self.held.load(Relaxed) {
+            self.close_idle("pause mode");
+        }
+    }
+
+    #[cold]
+    fn close_outdated(&self) {
+        let generation = self.generation();
+        let is_outdated = |server: &IdleServer| server.info().generation != generation;
+        let outdated = self.shards.iter().flat_map(|shard| shard.drain_idle(is_outdated));
+        outdated.for_each(|server| server.close("close_needed"));
     }
 
     fn why_close(&self, server: &IdleServer, now: u64, rules: &PoolRules) -> Option<&'static str> {

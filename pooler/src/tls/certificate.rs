@@ -78,14 +78,18 @@ pub(super) fn is_valid_at(der: &[u8], now: UnixTime) -> bool {
         && now <= validity.not_after.to_unix_duration().as_secs()
 }
 
-/// The common names of a certificate without any alternative DNS name: where there is one, they do not count.
-pub(super) fn names_without_alternatives(der: &[u8]) -> Vec<String> {
+/// The common names of a certificate, which do not count where it has alternative names that hosts are looked for in: DNS
+/// names, and for a host that is an address, addresses.
+pub(super) fn names_without_alternatives(der: &[u8], host_is_address: bool) -> Vec<String> {
     let Ok(certificate) = Certificate::from_der(der) else { return Vec::new() };
     let tbs = certificate.tbs_certificate();
+    let counts = |name: &GeneralName| match name {
+        GeneralName::DnsName(_) => true,
+        GeneralName::IpAddress(_) => host_is_address,
+        _ => false,
+    };
     match tbs.get_extension::<SubjectAltName>() {
-        Ok(Some((_, names))) if names.0.iter().any(|name| matches!(name, GeneralName::DnsName(_))) => {
-            Vec::new()
-        }
+        Ok(Some((_, names))) if names.0.iter().any(counts) => Vec::new(),
         Err(_) => Vec::new(),
         _ => tbs.subject().iter().filter(|part| part.oid == COMMON_NAME).filter_map(text).collect(),
     }

@@ -53,17 +53,18 @@ impl ServerVerifier {
     }
 }
 
-/// The name must be among the alternative ones; the common name counts only where there is no alternative DNS name, as
-/// with PostgreSQL's clients.
+/// The name must be among the alternative ones; the common name counts only where there is no alternative DNS name, and
+/// for an address no alternative address either, as with PostgreSQL's clients.
 fn check_name(certificate: &CertificateDer<'_>, host: &ServerName<'_>) -> Result<(), Error> {
     let by_alternative = ParsedCertificate::try_from(certificate).and_then(|c| verify_server_name(&c, host));
     let Err(error) = by_alternative else { return Ok(()) };
+    let is_address = matches!(host, ServerName::IpAddress(_));
     let host = match host {
         ServerName::DnsName(name) => name.as_ref().to_owned(),
         ServerName::IpAddress(ip) => IpAddr::from(*ip).to_string(),
         _ => return Err(error),
     };
-    let names = certificate::names_without_alternatives(certificate);
+    let names = certificate::names_without_alternatives(certificate, is_address);
     if names.iter().any(|name| certificate::name_matches(name, &host)) { Ok(()) } else { Err(error) }
 }
 

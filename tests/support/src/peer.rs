@@ -66,6 +66,14 @@ impl Stream {
         }
     }
 
+    /// The same, for what TLS has to say itself.
+    pub fn tls_mut(&mut self) -> Option<&mut Session> {
+        match self {
+            Stream::Tls(session) => Some(session),
+            Stream::Tcp(_) | Stream::Unix(_) => None,
+        }
+    }
+
     /// Sets the deadlines, and sends small packets at once.
     pub(crate) fn prepare(&self) -> io::Result<()> {
         self.set_read_timeout(default_deadline())?;
@@ -182,6 +190,11 @@ impl Peer {
     /// The socket.
     pub fn stream(&self) -> &Stream {
         &self.stream
+    }
+
+    /// The socket, for what is not a message.
+    pub fn stream_mut(&mut self) -> &mut Stream {
+        &mut self.stream
     }
 
     /// Sends bytes as they are.

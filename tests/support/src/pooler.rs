@@ -18,6 +18,7 @@ use crate::peer::Address;
 use crate::postgres::{Database, USER, send_signal};
 use crate::proc;
 use crate::scratch::{Scratch, server_command, server_user};
+use crate::tls::everywhere;
 use crate::wait::{eventually, free_port, holds_within};
 use crate::wire::{Client, Target};
 
@@ -55,6 +56,15 @@ impl PoolerBuilder {
             env: Vec::new(),
             beside: Vec::new(),
             file: None,
+        };
+        let builder = match everywhere() {
+            Some(everywhere) => builder
+                .beside("everywhere.crt", &everywhere.identity.cert)
+                .beside("everywhere.key", &everywhere.identity.key)
+                .setting("client_tls_cert_file", "{dir}/everywhere.crt")
+                .setting("client_tls_key_file", "{dir}/everywhere.key")
+                .setting("client_tls_sslmode", "prefer"),
+            None => builder,
         };
         builder
             .setting("auth_type", "trust")
@@ -279,7 +289,11 @@ impl Pooler {
 
     /// [`USER`]'s way in over TCP.
     pub fn target(&self, database: &str) -> Target {
-        Target::new(self.address(), USER, database)
+        let target = Target::new(self.address(), USER, database);
+        match everywhere() {
+            Some(everywhere) => target.tls(&everywhere.client),
+            None => target,
+        }
     }
 
     /// Logs in as [`USER`].

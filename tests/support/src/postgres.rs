@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use crate::peer::Address;
 use crate::pki::{Authority, Identity, write_private};
 use crate::scratch::{Scratch, server_command};
+use crate::tls::everywhere;
 use crate::tools::program;
 use crate::wait::{eventually, free_port, holds_within};
 use crate::wire::{Client, Reply, Target};
@@ -132,7 +133,11 @@ impl Postgres {
     /// The cluster that all tests of this process share. Tests that stop, freeze or configure a server start their own.
     pub fn shared() -> Postgres {
         static SHARED: OnceLock<Postgres> = OnceLock::new();
-        SHARED.get_or_init(|| Postgres::start(Options::new())).clone()
+        let options = || match everywhere() {
+            Some(everywhere) => Options::new().tls(&everywhere.identity, None),
+            None => Options::new(),
+        };
+        SHARED.get_or_init(|| Postgres::start(options())).clone()
     }
 
     /// A cluster of the caller's own.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
@@ -17,6 +17,27 @@ use rustls::{
 use crate::frontend;
 use crate::peer::{Address, Stream};
 use crate::pki::{Authority, Identity};
+
+/// TLS for tests that know nothing of it.
+#[derive(Debug)]
+pub struct Everywhere {
+    /// What poolers and the shared cluster show.
+    pub identity: Identity,
+    /// Who believes that.
+    pub client: ClientTls,
+}
+
+/// With `TLS=1` in the environment clients come to every pooler with TLS, and poolers to the shared cluster.
+pub fn everywhere() -> Option<&'static Everywhere> {
+    static EVERYWHERE: OnceLock<Option<Everywhere>> = OnceLock::new();
+    let make = || {
+        std::env::var_os("TLS")?;
+        let authority = Authority::new("authority of everything");
+        let identity = authority.server(&["localhost", "127.0.0.1"]);
+        Some(Everywhere { identity, client: ClientTls::new(&authority) })
+    };
+    EVERYWHERE.get_or_init(make).as_ref()
+}
 
 /// How a client uses TLS.
 #[derive(Debug, Clone)]
@@ -233,6 +254,12 @@ impl Session {
     /// The socket below.
     pub fn socket(&self) -> &Stream {
         &self.socket
+    }
+
+    /// Changes the key of this direction, and asks for a change of the other's (`KeyUpdate` of TLS 1.3).
+    pub fn change_keys(&mut self) -> io::Result<()> {
+        self.connection.refresh_traffic_keys().map_err(|e| io::Error::new(ErrorKind::InvalidInput, e))?;
+        self.send_all()
     }
 
     /// Says that nothing follows (`close_notify`).
