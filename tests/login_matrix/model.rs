@@ -63,6 +63,8 @@ impl Secret {
 pub(super) enum Place {
     /// The client's own record in the user list, used on both sides.
     File,
+    /// The answer of `auth_query`, used on both sides.
+    Query,
     /// `user=` and `password=` of the database.
     Line,
     /// `user=` of the database, and that user's record in the user list.
@@ -70,11 +72,12 @@ pub(super) enum Place {
 }
 
 impl Place {
-    pub(super) const ALL: [Place; 3] = [Place::File, Place::Line, Place::Forced];
+    pub(super) const ALL: [Place; 4] = [Place::File, Place::Query, Place::Line, Place::Forced];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Place::File => "file",
+            Place::Query => "query",
             Place::Line => "line",
             Place::Forced => "forced",
         }
@@ -168,7 +171,7 @@ impl Case {
     /// The user that the client says it is.
     pub(super) fn login(&self) -> String {
         match self.place {
-            Place::File => self.role(),
+            Place::File | Place::Query => self.role(),
             Place::Line | Place::Forced => format!("visitor_of_{}", self.role()),
         }
     }
@@ -182,6 +185,7 @@ impl Case {
     pub(super) fn database(&self) -> String {
         match self.place {
             Place::File => self.server.name().into(),
+            Place::Query => format!("asked_{}", self.server.name()),
             Place::Line | Place::Forced => format!("as_{}", self.role()),
         }
     }
@@ -201,6 +205,7 @@ impl Case {
         match self.method {
             Method::Any if self.place.forces_a_user() => Ok(()),
             Method::Any => refused("bouncer config error"),
+            _ if self.place == Place::Query && self.secret == Secret::Unknown => refused("no such user"),
             Method::Trust if self.secret == Secret::Unknown => refused("\"trust\" authentication failed"),
             Method::Trust => Ok(()),
             Method::Plain if self.given == Given::Empty => refused("empty password returned by client"),

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use support::pooler::{Pooler, PoolerBuilder};
 use support::postgres::{Options, Postgres};
 use support::secrets;
-use support::wire::Target;
+use support::wire::{Client, Target};
 
 use super::model::{Case, Given, Method, Place, Secret, Server};
 use crate::common::pooler;
@@ -36,8 +36,15 @@ impl World {
             builder = builder.setting("scram_iterations", ITERATIONS);
         }
         for server in Server::ALL {
-            builder = builder.database_line(server.name(), &self.way_to(server));
+            let way = self.way_to(server);
+            builder = builder.database_line(server.name(), &way);
+            let asked = format!("{way} auth_user=asker auth_dbname=secrets");
+            builder = builder.database_line(&format!("asked_{}", server.name()), &asked);
         }
+        let secrets = format!("host=127.0.0.1 port={} dbname=secrets", self.postgres.port());
+        builder = builder
+            .database_line("secrets", &secrets)
+            .setting("auth_query", "select name, secret from secrets where name = $1");
         for case in everybody(method) {
             builder = self.with(builder, &case);
         }
@@ -50,6 +57,9 @@ impl World {
 
     /// The records and the database of one combination.
     fn with(&self, builder: PoolerBuilder, case: &Case) -> PoolerBuilder {
+        if case.place == Place::Query {
+            return builder;
+        }
         let (role, login) = (case.role(), case.login());
         let builder = match secret(case, &login) {
             Some(secret) => builder.secret(&login, &secret),
@@ -58,7 +68,7 @@ impl World {
         let of_role = secret(case, &role).unwrap_or_else(|| PASSWORD_OF_ALL.into());
         let way = self.way_to(case.server);
         match case.place {
-            Place::File => builder,
+            Place::File | Place::Query => builder,
             // Where it is empty the word may not stand there at all.
             Place::Line if of_role.is_empty() => {
                 builder.database_line(&case.database(), &format!("{way} user={role}"))
@@ -128,5 +138,20 @@ fn start() -> Postgres {
         format!("create role {role} login password '{stored}';")
     };
     postgres.sql(&everybody(Method::Any).map(create).collect::<String>());
+    keep_secrets(&postgres);
     postgres
+}
+
+/// What `auth_query` looks into, in a database of its own.
+fn keep_secrets(postgres: &Postgres) {
+    postgres.sql("create role asker login");
+    postgres.sql("create database secrets owner asker");
+    let asked = everybody(Method::Any).filter(|case| case.place == Place::Query);
+    let row = |case: Case| {
+        let secret = secret(&case, &case.role())?.replace('\'', "''");
+        Some(format!("insert into secrets values ('{}', '{secret}');", case.role()))
+    };
+    let rows: String = asked.filter_map(row).collect();
+    let target = Target::new(postgres.address(), "asker", "secrets");
+    Client::login(&target).execute(&format!("create table secrets (name text, secret text); {rows}"));
 }
