@@ -133,8 +133,18 @@ pub(super) struct Case {
     pub(super) given: Given,
 }
 
-/// The user at the server, or severity, code and text of the refusal.
-pub(super) type Outcome = Result<String, (String, String, String)>;
+/// Severity, code and text of a refusal.
+pub(super) type Denial = (String, String, String);
+
+/// The user at the server, or why there is none.
+pub(super) type Outcome = Result<String, Denial>;
+
+/// What is between the pooler and a server. With TLS the pooler has a certificate that the server takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Link {
+    Plain,
+    Tls,
+}
 
 impl Case {
     /// Everything that there is with a method. A wrong password ends a login before any server counts, so it is tried in
@@ -165,7 +175,7 @@ impl Case {
     }
 
     pub(super) fn expected(&self) -> Outcome {
-        self.client().and_then(|()| self.server())
+        self.client().and_then(|()| self.server(Link::Plain))
     }
 
     /// The user that the client says it is.
@@ -199,7 +209,7 @@ impl Case {
     }
 
     /// What the pooler decides, before any server is asked.
-    fn client(&self) -> Result<(), (String, String, String)> {
+    pub(super) fn client(&self) -> Result<(), Denial> {
         let has_password = !matches!(self.secret, Secret::Unknown | Secret::Empty);
         let is_right = self.given == Given::Right && has_password;
         match self.method {
@@ -218,11 +228,14 @@ impl Case {
     }
 
     /// What becomes of the pooler's own login with the secret that it has.
-    fn server(&self) -> Outcome {
+    pub(super) fn server(&self, link: Link) -> Outcome {
         let wrong_type = || refused("server login failed: wrong password type");
         match (self.server, self.known_secret()) {
             (Server::Trust, _) => Ok(self.role()),
-            (Server::Cert, _) => Err(rejected(&self.role(), self.server)),
+            (Server::Cert, _) => match link {
+                Link::Tls => Ok(self.role()),
+                Link::Plain => Err(rejected(&self.role(), self.server)),
+            },
             (_, Secret::Plain) | (Server::Md5, Secret::Md5) => Ok(self.role()),
             (Server::Scram, Secret::Scram) if self.passes_through() => Ok(self.role()),
             (_, Secret::Md5 | Secret::Scram) => wrong_type(),
@@ -247,7 +260,7 @@ impl Case {
     }
 }
 
-fn refused<T>(text: &str) -> Result<T, (String, String, String)> {
+pub(super) fn refused<T>(text: &str) -> Result<T, Denial> {
     Err(("FATAL".into(), "08P01".into(), text.into()))
 }
 
@@ -256,7 +269,7 @@ fn by_postgresql(text: &str) -> Outcome {
 }
 
 /// PostgreSQL has no way in to this database without TLS.
-fn rejected(role: &str, server: Server) -> (String, String, String) {
+fn rejected(role: &str, server: Server) -> Denial {
     let database = server.name();
     let text = format!(
         "pg_hba.conf rejects connection for host \"127.0.0.1\", user \"{role}\", database \"wants_{database}\", no encryption"

@@ -389,3 +389,25 @@ fn logins_of_every_kind_go_over_tls() {
         Client::try_login(&target.password("wrong")).expect_err("a wrong password").refusal();
     }
 }
+
+/// Bug 67 by way of certificates: what one database demands of a host says nothing of the host.
+#[test]
+fn a_certificate_that_one_database_refuses_holds_up_no_other() {
+    let (pki, database) = (Pki::new(), secured().database("tls"));
+    let way = format!("host=127.0.0.1 port={} dbname={}", database.postgres().port(), database.name());
+    let strict = format!("{way} server_tls_sslmode=verify-ca server_tls_ca_file={}", pki.path("ca.crt"));
+    let pooler = pooler()
+        .database_line("strict", &strict)
+        .database_line("open", &way)
+        .setting("server_login_retry", 60)
+        .start();
+    let mut waiting = Client::open(&pooler.address());
+    waiting.send(pooler.target("strict").startup());
+    pooler.wait_for_log("server login failed: TLS handshake failed");
+    let mut other = Client::open(&pooler.address());
+    other.send(pooler.target("open").startup());
+    eventually("another database is served", SOON, || pooler.log().contains("new connection to server"));
+    other.finish_login(&pooler.target("open")).expect("a login");
+    assert_eq!(other.scalar("select 42"), "42");
+    assert_eq!(pooler.log().matches("server login failed").count(), 1, "and it is not tried all the time");
+}
