@@ -33,6 +33,7 @@ mod leaving;
 mod limits;
 mod login_matrix;
 mod logins;
+mod logins_as_pgbouncer;
 mod memory;
 mod modes;
 mod moving;

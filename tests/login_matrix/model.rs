@@ -63,6 +63,8 @@ impl Secret {
 pub(super) enum Place {
     /// The client's own record in the user list, used on both sides.
     File,
+    /// The answer of `auth_query`, used on both sides.
+    Query,
     /// `user=` and `password=` of the database.
     Line,
     /// `user=` of the database, and that user's record in the user list.
@@ -70,11 +72,12 @@ pub(super) enum Place {
 }
 
 impl Place {
-    pub(super) const ALL: [Place; 3] = [Place::File, Place::Line, Place::Forced];
+    pub(super) const ALL: [Place; 4] = [Place::File, Place::Query, Place::Line, Place::Forced];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Place::File => "file",
+            Place::Query => "query",
             Place::Line => "line",
             Place::Forced => "forced",
         }
@@ -130,8 +133,18 @@ pub(super) struct Case {
     pub(super) given: Given,
 }
 
-/// The user at the server, or severity, code and text of the refusal.
-pub(super) type Outcome = Result<String, (String, String, String)>;
+/// Severity, code and text of a refusal.
+pub(super) type Denial = (String, String, String);
+
+/// The user at the server, or why there is none.
+pub(super) type Outcome = Result<String, Denial>;
+
+/// What is between the pooler and a server. With TLS the pooler has a certificate that the server takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Link {
+    Plain,
+    Tls,
+}
 
 impl Case {
     /// Everything that there is with a method. A wrong password ends a login before any server counts, so it is tried in
@@ -162,13 +175,13 @@ impl Case {
     }
 
     pub(super) fn expected(&self) -> Outcome {
-        self.client().and_then(|()| self.server())
+        self.client().and_then(|()| self.server(Link::Plain))
     }
 
     /// The user that the client says it is.
     pub(super) fn login(&self) -> String {
         match self.place {
-            Place::File => self.role(),
+            Place::File | Place::Query => self.role(),
             Place::Line | Place::Forced => format!("visitor_of_{}", self.role()),
         }
     }
@@ -182,6 +195,7 @@ impl Case {
     pub(super) fn database(&self) -> String {
         match self.place {
             Place::File => self.server.name().into(),
+            Place::Query => format!("asked_{}", self.server.name()),
             Place::Line | Place::Forced => format!("as_{}", self.role()),
         }
     }
@@ -195,12 +209,13 @@ impl Case {
     }
 
     /// What the pooler decides, before any server is asked.
-    fn client(&self) -> Result<(), (String, String, String)> {
+    pub(super) fn client(&self) -> Result<(), Denial> {
         let has_password = !matches!(self.secret, Secret::Unknown | Secret::Empty);
         let is_right = self.given == Given::Right && has_password;
         match self.method {
             Method::Any if self.place.forces_a_user() => Ok(()),
             Method::Any => refused("bouncer config error"),
+            _ if self.place == Place::Query && self.secret == Secret::Unknown => refused("no such user"),
             Method::Trust if self.secret == Secret::Unknown => refused("\"trust\" authentication failed"),
             Method::Trust => Ok(()),
             Method::Plain if self.given == Given::Empty => refused("empty password returned by client"),
@@ -213,11 +228,14 @@ impl Case {
     }
 
     /// What becomes of the pooler's own login with the secret that it has.
-    fn server(&self) -> Outcome {
+    pub(super) fn server(&self, link: Link) -> Outcome {
         let wrong_type = || refused("server login failed: wrong password type");
         match (self.server, self.known_secret()) {
             (Server::Trust, _) => Ok(self.role()),
-            (Server::Cert, _) => Err(rejected(&self.role(), self.server)),
+            (Server::Cert, _) => match link {
+                Link::Tls => Ok(self.role()),
+                Link::Plain => Err(rejected(&self.role(), self.server)),
+            },
             (_, Secret::Plain) | (Server::Md5, Secret::Md5) => Ok(self.role()),
             (Server::Scram, Secret::Scram) if self.passes_through() => Ok(self.role()),
             (_, Secret::Md5 | Secret::Scram) => wrong_type(),
@@ -242,7 +260,7 @@ impl Case {
     }
 }
 
-fn refused<T>(text: &str) -> Result<T, (String, String, String)> {
+pub(super) fn refused<T>(text: &str) -> Result<T, Denial> {
     Err(("FATAL".into(), "08P01".into(), text.into()))
 }
 
@@ -251,7 +269,7 @@ fn by_postgresql(text: &str) -> Outcome {
 }
 
 /// PostgreSQL has no way in to this database without TLS.
-fn rejected(role: &str, server: Server) -> (String, String, String) {
+fn rejected(role: &str, server: Server) -> Denial {
     let database = server.name();
     let text = format!(
         "pg_hba.conf rejects connection for host \"127.0.0.1\", user \"{role}\", database \"wants_{database}\", no encryption"

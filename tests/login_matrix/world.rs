@@ -1,11 +1,13 @@
 //! A PostgreSQL with a database for each method and a role for each combination, and poolers in front of it.
 
+use std::fs;
 use std::sync::OnceLock;
 
+use support::pki::{Authority, Files};
 use support::pooler::{Pooler, PoolerBuilder};
 use support::postgres::{Options, Postgres};
 use support::secrets;
-use support::wire::Target;
+use support::wire::{Client, Target};
 
 use super::model::{Case, Given, Method, Place, Secret, Server};
 use crate::common::pooler;
@@ -16,28 +18,58 @@ pub(super) const PASSWORD_OF_ALL: &str = "open 'sesame'";
 /// Few, so that a login costs its messages rather than its arithmetic.
 const ITERATIONS: u32 = 8;
 
+/// How the pooler comes to its method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Chosen {
+    BySetting,
+    ByRule,
+}
+
 pub(super) struct World {
-    postgres: Postgres,
+    /// Has TLS, with a certificate for `localhost`.
+    pub(super) postgres: Postgres,
+    /// Has none.
+    pub(super) plain: Postgres,
+    /// Of everybody.
+    pub(super) authority: Authority,
+    /// Of nobody.
+    pub(super) strangers: Authority,
+    pub(super) files: Files,
 }
 
 impl World {
-    pub(super) fn shared() -> World {
-        static POSTGRES: OnceLock<Postgres> = OnceLock::new();
-        World { postgres: POSTGRES.get_or_init(start).clone() }
+    pub(super) fn shared() -> &'static World {
+        static WORLD: OnceLock<World> = OnceLock::new();
+        WORLD.get_or_init(World::new)
     }
 
-    /// A pooler in front of all of it.
-    pub(super) fn front(&self, method: Method) -> Front {
-        let mut builder = pooler()
-            .setting("auth_type", method.name())
+    fn new() -> World {
+        let (authority, strangers) = (Authority::new("everybody's"), Authority::new("strangers'"));
+        let files = Files::new();
+        files.write("ca.crt", &authority.pem());
+        files.write("strangers.crt", &strangers.pem());
+        files.identity("shown_to_clients", &authority.server(&["localhost"]));
+        files.identity("shown_to_servers", &authority.client("pooler"));
+        let secured = Options::new().tls(&authority.server(&["localhost"]), Some(&authority));
+        World { postgres: start(secured), plain: start(Options::new()), authority, strangers, files }
+    }
+
+    /// A pooler in front of all of it, without TLS.
+    pub(super) fn front(&self, method: Method, chosen: Chosen) -> Front {
+        let mut builder = asking(few_iterations(pooler()), method, chosen)
             .setting("max_client_conn", 50)
-            .setting("default_pool_size", 1);
-        if !builder.is_pgbouncer() {
-            builder = builder.setting("scram_iterations", ITERATIONS);
-        }
+            .setting("default_pool_size", 1)
+            .setting("server_tls_sslmode", "disable");
         for server in Server::ALL {
-            builder = builder.database_line(server.name(), &self.way_to(server));
+            let way = self.way_to(server);
+            builder = builder.database_line(server.name(), &way);
+            let asked = format!("{way} auth_user=asker auth_dbname=secrets");
+            builder = builder.database_line(&format!("asked_{}", server.name()), &asked);
         }
+        let secrets = format!("host=127.0.0.1 port={} dbname=secrets", self.postgres.port());
+        builder = builder
+            .database_line("secrets", &secrets)
+            .setting("auth_query", "select name, secret from secrets where name = $1");
         for case in everybody(method) {
             builder = self.with(builder, &case);
         }
@@ -50,28 +82,35 @@ impl World {
 
     /// The records and the database of one combination.
     fn with(&self, builder: PoolerBuilder, case: &Case) -> PoolerBuilder {
-        let (role, login) = (case.role(), case.login());
-        let builder = match secret(case, &login) {
-            Some(secret) => builder.secret(&login, &secret),
-            None => builder,
-        };
-        let of_role = secret(case, &role).unwrap_or_else(|| PASSWORD_OF_ALL.into());
-        let way = self.way_to(case.server);
         match case.place {
-            Place::File => builder,
-            // Where it is empty the word may not stand there at all.
-            Place::Line if of_role.is_empty() => {
-                builder.database_line(&case.database(), &format!("{way} user={role}"))
-            }
+            Place::Query => builder,
+            Place::File => known(builder, case),
             Place::Line => {
-                let quoted = of_role.replace('\'', "''");
-                builder.database_line(&case.database(), &format!("{way} user={role} password='{quoted}'"))
+                known(builder, case).database_line(&case.database(), &line(case, &self.postgres, "127.0.0.1"))
             }
-            Place::Forced => {
-                builder.secret(&role, &of_role).database_line(&case.database(), &format!("{way} user={role}"))
-            }
+            Place::Forced => known(builder, case)
+                .secret(&case.role(), &secret_of_role(case))
+                .database_line(&case.database(), &line(case, &self.postgres, "127.0.0.1")),
         }
     }
+}
+
+/// The connection string of a combination's database.
+pub(super) fn line(case: &Case, postgres: &Postgres, host: &str) -> String {
+    let (role, secret) = (case.role(), secret_of_role(case));
+    let way = format!("host={host} port={} dbname=wants_{}", postgres.port(), case.server.name());
+    match case.place {
+        Place::File | Place::Query => way,
+        // Where it is empty the word may not stand there at all.
+        Place::Line if !secret.is_empty() => {
+            format!("{way} user={role} password='{}'", secret.replace('\'', "''"))
+        }
+        Place::Line | Place::Forced => format!("{way} user={role}"),
+    }
+}
+
+fn secret_of_role(case: &Case) -> String {
+    secret(case, &case.role()).unwrap_or_else(|| PASSWORD_OF_ALL.into())
 }
 
 /// A pooler that asks clients in one way.
@@ -82,6 +121,33 @@ pub(super) struct Front {
 impl Front {
     pub(super) fn target(&self, case: &Case) -> Target {
         self.pooler.target(&case.database()).user(&case.login()).password(case.password())
+    }
+}
+
+/// Passwords are compared, not guarded.
+pub(super) fn few_iterations(builder: PoolerBuilder) -> PoolerBuilder {
+    match builder.is_pgbouncer() {
+        true => builder,
+        false => builder.setting("scram_iterations", ITERATIONS),
+    }
+}
+
+fn asking(builder: PoolerBuilder, method: Method, chosen: Chosen) -> PoolerBuilder {
+    match chosen {
+        Chosen::BySetting => builder.setting("auth_type", method.name()),
+        Chosen::ByRule => builder
+            .setting("auth_type", "hba")
+            .setting("auth_hba_file", "{dir}/hba")
+            .beside("hba", &format!("local all all trust\nhost all all all {}\n", method.name())),
+    }
+}
+
+/// With the client's record in the user list.
+pub(super) fn known(builder: PoolerBuilder, case: &Case) -> PoolerBuilder {
+    let login = case.login();
+    match secret(case, &login) {
+        Some(secret) => builder.secret(&login, &secret),
+        None => builder,
     }
 }
 
@@ -106,15 +172,18 @@ fn everybody(method: Method) -> impl Iterator<Item = Case> {
     Case::all(method).into_iter().filter(|case| case.given == Given::Right)
 }
 
-fn start() -> Postgres {
-    let options = Options::new()
-        .config("max_connections = 500")
+fn start(options: Options) -> Postgres {
+    let options = options
+        .config("max_connections = 900")
         .hba("host wants_password all 127.0.0.1/32 password")
         .hba("host wants_md5 all 127.0.0.1/32 md5")
         .hba("host wants_scram all 127.0.0.1/32 scram-sha-256")
-        .hba("hostssl wants_cert all 127.0.0.1/32 cert")
+        .hba("hostssl wants_cert all 127.0.0.1/32 cert map=pooler")
         .hba("host wants_cert all 127.0.0.1/32 reject");
     let postgres = Postgres::start(options);
+    let certified = everybody(Method::Any).map(|case| format!("pooler pooler {}\n", case.role()));
+    fs::write(postgres.socket_dir().join("data/pg_ident.conf"), certified.collect::<String>()).unwrap();
+    postgres.sql("select pg_reload_conf()");
     for server in Server::ALL {
         postgres.sql(&format!("create database wants_{}", server.name()));
     }
@@ -128,5 +197,20 @@ fn start() -> Postgres {
         format!("create role {role} login password '{stored}';")
     };
     postgres.sql(&everybody(Method::Any).map(create).collect::<String>());
+    keep_secrets(&postgres);
     postgres
+}
+
+/// What `auth_query` looks into, in a database of its own.
+fn keep_secrets(postgres: &Postgres) {
+    postgres.sql("create role asker login");
+    postgres.sql("create database secrets owner asker");
+    let asked = everybody(Method::Any).filter(|case| case.place == Place::Query);
+    let row = |case: Case| {
+        let secret = secret(&case, &case.role())?.replace('\'', "''");
+        Some(format!("insert into secrets values ('{}', '{secret}');", case.role()))
+    };
+    let rows: String = asked.filter_map(row).collect();
+    let target = Target::new(postgres.address(), "asker", "secrets");
+    Client::login(&target).execute(&format!("create table secrets (name text, secret text); {rows}"));
 }

@@ -1,7 +1,7 @@
 //! TLS to PostgreSQL, to another pooler, and to scripted servers.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
@@ -390,4 +390,47 @@ fn logins_of_every_kind_go_over_tls() {
         assert!(Client::login(&target).scalar(TLS_OF_SERVER).starts_with("t "), "{user}");
         Client::try_login(&target.password("wrong")).expect_err("a wrong password").refusal();
     }
+}
+
+/// Bug 67 by way of TLS: what one database demands says nothing of the host, so who waits for a turn there gets it.
+#[test]
+fn a_demand_that_one_database_makes_holds_up_no_other() {
+    let database = secured().database("tls");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let way = format!("host=127.0.0.1 port={}", listener.local_addr().unwrap().port());
+    let pooler = pooler()
+        .database_line("strict", &format!("{way} server_tls_sslmode=require"))
+        .database_line("open", &format!("{way} server_tls_sslmode=disable dbname={}", database.name()))
+        .setting("server_login_retry", 600)
+        .setting("max_connecting", 1)
+        .start();
+    let begin = |name: &str| {
+        let mut client = Client::open(&pooler.address());
+        client.send(pooler.target(name).startup());
+        client
+    };
+    let _strict = begin("strict");
+    let (mut first, _) = listener.accept().unwrap();
+    first.read_exact(&mut [0; 8]).unwrap();
+    let mut open = begin("open");
+    let mut console = pooler.console();
+    eventually("it waits for its turn", SOON, || {
+        row_where(&mut console, "POOLS", "database", "open").number("cl_waiting") == 1
+    });
+    first.write_all(b"N").unwrap();
+    pooler.wait_for_log("strict/app server login failed: server refused SSL");
+    listener.set_nonblocking(true).unwrap();
+    let mut second = None;
+    eventually("it has its turn", SOON, || {
+        second = listener.accept().ok();
+        second.is_some()
+    });
+    let (second, _) = second.unwrap();
+    second.set_nonblocking(false).unwrap();
+    let server = TcpStream::connect(("127.0.0.1", database.postgres().port())).unwrap();
+    for (mut from, mut to) in [(second.try_clone().unwrap(), server.try_clone().unwrap()), (server, second)] {
+        thread::spawn(move || std::io::copy(&mut from, &mut to));
+    }
+    open.finish_login(&pooler.target("open")).expect("a login");
+    assert_eq!(open.scalar("select 42"), "42");
 }

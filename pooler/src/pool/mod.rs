@@ -82,6 +82,8 @@ struct Failure {
 struct Dialling {
     connecting: usize,
     failure: Option<Failure>,
+    /// Attempts in turn that ended for want of TLS.
+    insecure: usize,
     next_host: usize,
     /// When a server was last closed for its age, to spread such closings out.
     last_expiry: u64,

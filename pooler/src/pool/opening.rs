@@ -141,6 +141,7 @@ impl Pool {
                 let mut dialling = lock(&self.dialling);
                 dialling.connecting -= 1;
                 dialling.failure = None;
+                dialling.insecure = 0;
                 return;
             }
             Err(error) => error,
@@ -163,9 +164,21 @@ impl Pool {
 
     /// The server could not be reached, or has refused the login: a pause, unless another host may do better.
     pub(super) fn failed(&self, error: &ConnectError, retry_at: u64) {
-        if !error.is_of_host() || self.is_cut_off() {
+        let none_is_better = match error {
+            ConnectError::Insecure(_) => self.all_are_insecure(),
+            _ => !error.is_of_host() || self.is_cut_off(),
+        };
+        if none_is_better {
             lock(&self.dialling).failure = Some(Failure { reason: error.to_string(), retry_at });
         }
+    }
+
+    /// As many attempts in turn as there are hosts have ended for want of TLS, with this one.
+    fn all_are_insecure(&self) -> bool {
+        let hosts = self.db.spec.load().hosts.len();
+        let mut dialling = lock(&self.dialling);
+        dialling.insecure += 1;
+        dialling.insecure >= hosts
     }
 
     /// Why a new request can't be served: the last attempt failed and no connection is open or opening.

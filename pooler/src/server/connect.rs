@@ -42,6 +42,8 @@ const MOST_PARAMS: usize = 1024;
 pub(crate) enum ConnectError {
     /// No address, no answer, or not PostgreSQL: it may come back.
     Unreachable(String),
+    /// No TLS as the database's settings demand it. Others may come to terms with the same host.
+    Insecure(String),
     /// This process has no file descriptor left for it.
     Exhausted(String),
     /// The server refused the login, in its own words.
@@ -57,7 +59,7 @@ impl ConnectError {
     /// What clients that wait for this pool are told; `None`: they go on waiting.
     pub(crate) fn for_waiting_clients(&self) -> Option<Refusal> {
         match self {
-            ConnectError::Unreachable(_) | ConnectError::Exhausted(_) => None,
+            ConnectError::Unreachable(_) | ConnectError::Insecure(_) | ConnectError::Exhausted(_) => None,
             ConnectError::Refused { code, .. } if *code == SqlState::CANNOT_CONNECT_NOW => None,
             ConnectError::Refused { code, message } => {
                 Some(Refusal::with_code(*code, message.clone()).because(LOGIN_FAILED))
@@ -75,7 +77,7 @@ impl ConnectError {
                 matches!(*code, SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
             }
             ConnectError::Login(_) => true,
-            ConnectError::Unreachable(_) | ConnectError::Exhausted(_) => false,
+            ConnectError::Unreachable(_) | ConnectError::Insecure(_) | ConnectError::Exhausted(_) => false,
         }
     }
 
@@ -84,7 +86,7 @@ impl ConnectError {
         match self {
             ConnectError::Unreachable(_) => true,
             ConnectError::Refused { code, .. } => *code == SqlState::CANNOT_CONNECT_NOW,
-            ConnectError::Exhausted(_) | ConnectError::Login(_) => false,
+            ConnectError::Insecure(_) | ConnectError::Exhausted(_) | ConnectError::Login(_) => false,
         }
     }
 }
@@ -102,7 +104,9 @@ impl ConnectError {
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ConnectError::Unreachable(text) | ConnectError::Exhausted(text) => f.write_str(text),
+            ConnectError::Unreachable(text)
+            | ConnectError::Insecure(text)
+            | ConnectError::Exhausted(text) => f.write_str(text),
             ConnectError::Refused { message, .. } => f.write_str(message),
             ConnectError::Login(text) => write!(f, "server login failed: {text}"),
         }

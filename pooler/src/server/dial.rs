@@ -51,7 +51,7 @@ async fn open(
     let dialling = match tls.dialling() {
         Some(dialling) => dialling,
         None if tls.mode() == SslMode::Disable => return Ok(socket.into()),
-        None => return Err(ConnectError::Unreachable("the settings of TLS can't be used".to_owned())),
+        None => return Err(ConnectError::Insecure("the settings of TLS can't be used".to_owned())),
     };
     match secure(socket, name, tls, &dialling).await {
         // As with libpq: who may do without goes on without, whatever went wrong.
@@ -60,7 +60,7 @@ async fn open(
             Ok(reach(shared, at, port).await?.into())
         }
         Err(Insecure::Handshake(error)) => {
-            Err(ConnectError::Unreachable(format!("TLS handshake failed: {error}")))
+            Err(ConnectError::Insecure(format!("TLS handshake failed: {error}")))
         }
         Err(Insecure::Other(error)) => Err(error),
         Ok(stream) => Ok(stream),
@@ -117,7 +117,7 @@ async fn secure(
     tls: &ServerTls,
     dialling: &Dialling,
 ) -> Result<Stream, Insecure> {
-    let refused = |text: &str| Err(Insecure::Other(ConnectError::Unreachable(text.to_owned())));
+    let refused = |text: &str| Err(Insecure::Other(ConnectError::Insecure(text.to_owned())));
     let is_direct = tls.negotiation() == Negotiation::Direct;
     if !is_direct {
         let mut request = Vec::with_capacity(8);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
+use sha2::{Digest, Sha256};
 
 use crate::frontend;
 use crate::message::{CancelKey, Fields, Message, Reader, Side};
@@ -30,6 +31,8 @@ pub struct Target {
     pub version: u32,
     /// With TLS, and how.
     pub tls: Option<ClientTls>,
+    /// As with `channel_binding=require`.
+    pub bound: bool,
 }
 
 impl Target {
@@ -43,7 +46,14 @@ impl Target {
             params: Vec::new(),
             version: frontend::VERSION_3_0,
             tls: None,
+            bound: false,
         }
+    }
+
+    /// Which must be bound to the certificate that the server shows (`tls-server-end-point`, with SHA-256).
+    pub fn bound(mut self) -> Target {
+        self.bound = true;
+        self
     }
 
     /// With TLS; its cancel requests as well.
@@ -166,6 +176,7 @@ impl Client {
     /// The rest of a login whose StartupMessage was sent.
     pub fn finish_login(&mut self, target: &Target) -> Result<(), LoginError> {
         let password = target.password.as_deref().unwrap_or_default();
+        let end_point = target.bound.then(|| self.end_point()).flatten();
         let mut scram = None;
         loop {
             let message = self.try_read().map_err(LoginError::Io)?;
@@ -173,9 +184,9 @@ impl Client {
                 return Err(LoginError::Refused(fields));
             }
             if message.tag == b'R' {
-                if let Some(answer) = answer_challenge(&message.body, &target.user, password, &mut scram)
-                    .map_err(LoginError::Io)?
-                {
+                let binding = end_point.as_deref();
+                let answer = answer_challenge(&message.body, &target.user, password, binding, &mut scram);
+                if let Some(answer) = answer.map_err(LoginError::Io)? {
                     self.peer.send(&answer).map_err(LoginError::Io)?;
                 }
             } else if message.tag == b'K' {
@@ -184,9 +195,18 @@ impl Client {
             let done = message.tag == b'Z';
             self.greeting.push(message);
             if done {
-                return Ok(());
+                return match target.bound && (end_point.is_none() || scram.is_none()) {
+                    true => Err(LoginError::Io(invalid("let in without channel binding"))),
+                    false => Ok(()),
+                };
             }
         }
+    }
+
+    /// The hash of the certificate that the server has shown.
+    fn end_point(&mut self) -> Option<Vec<u8>> {
+        let certificates = self.peer.stream().tls()?.connection().peer_certificates()?;
+        Some(Sha256::digest(certificates.first()?).to_vec())
     }
 
     /// Where this client is connected to.
@@ -356,6 +376,7 @@ fn answer_challenge(
     body: &[u8],
     user: &str,
     password: &str,
+    end_point: Option<&[u8]>,
     scram: &mut Option<ScramSha256>,
 ) -> io::Result<Option<Vec<u8>>> {
     let mut reader = Reader(body);
@@ -369,8 +390,12 @@ fn answer_challenge(
             Ok(Some(frontend::password(&md5_hash(user.as_bytes(), password.as_bytes(), salt))))
         }
         (Some(10), scram) => {
-            let exchange = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
-            let first = frontend::sasl_initial("SCRAM-SHA-256", exchange.message());
+            let (mechanism, binding) = match end_point {
+                Some(hash) => ("SCRAM-SHA-256-PLUS", ChannelBinding::tls_server_end_point(hash.to_vec())),
+                None => ("SCRAM-SHA-256", ChannelBinding::unsupported()),
+            };
+            let exchange = ScramSha256::new(password.as_bytes(), binding);
+            let first = frontend::sasl_initial(mechanism, exchange.message());
             *scram = Some(exchange);
             Ok(Some(first))
         }
