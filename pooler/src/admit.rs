@@ -101,10 +101,10 @@ pub(super) struct Arrival {
 }
 
 /// Serves one accepted connection until its session, if it comes to one, has a task of its own.
-pub(crate) async fn admit(worker: Rc<Worker>, stream: Stream, leave: Leave) {
+pub(crate) async fn admit(worker: Rc<Worker>, stream: Stream, remote: Peer, leave: Leave) {
     let shared = worker.shared.clone();
     let (counted, _) = shared.clients.sockets.count();
-    let (remote, local) = (stream.remote(), stream.local());
+    let local = stream.local();
     let mut arrival = Arrival {
         conversation: Conversation::new(stream, MAX_LOGIN_MESSAGE),
         who: format!("{NOBODY}{}", remote.label(shared.port())),
@@ -380,6 +380,7 @@ impl Arrival {
         if let Some(welcome) = pool.welcome() {
             return Ok(welcome);
         }
+        self.conversation.send_queued().await?; // the end of the proof does not wait
         let mut counted = pool
             .join_crowd()
             .map_err(|crowded| Refusal::from(crowded.message(Severity::Fatal)).because(Crowded::REASON))?;

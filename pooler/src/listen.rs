@@ -445,14 +445,14 @@ async fn accept_all(worker: &Rc<Worker>, listener: Arc<Listener>) {
             accepted = acceptor.accept(shared) => accepted,
         };
         let assigned = match accepted {
-            Ok(stream) if stream.fd_number() < reserve() => assign(worker, stream),
-            Ok(stream) => match Accepted::from_stream(stream) {
+            Ok((stream, remote)) if stream.fd_number() < reserve() => assign(worker, stream, remote),
+            Ok((stream, remote)) => match Accepted::from_stream(stream) {
                 Ok(mut accepted) => {
                     while accepted.fd().as_raw_fd() >= reserve() {
                         pause(Errno::EMFILE.into()).await;
                         accepted = accepted.renumber();
                     }
-                    accepted.into_stream().map_or(Ok(()), |stream| assign(worker, stream))
+                    accepted.into_stream().map_or(Ok(()), |stream| assign(worker, stream, remote))
                 }
                 Err(error) => Err(error),
             },
@@ -466,11 +466,13 @@ async fn accept_all(worker: &Rc<Worker>, listener: Arc<Listener>) {
 }
 
 /// Gives a connection to the worker with the fewest. It is counted before its worker has seen it, so that a burst is spread.
-fn assign(here: &Rc<Worker>, stream: Stream) -> io::Result<()> {
+fn assign(here: &Rc<Worker>, stream: Stream, remote: Peer) -> io::Result<()> {
     let workers = here.shared.workers.get().map_or(&[][..], Vec::as_slice);
     match workers.iter().enumerate().min_by_key(|(_, worker)| worker.load()) {
-        Some((index, least)) if index != here.index => least.accept(Accepted::from_stream(stream)?),
-        _ => here.accept(stream),
+        Some((index, least)) if index != here.index => {
+            least.accept(Accepted::from_stream(stream)?, remote);
+        }
+        _ => here.accept(stream, remote),
     }
     Ok(())
 }
@@ -489,16 +491,20 @@ impl Acceptor {
         })
     }
 
-    /// The next connection, watched by this thread's event loop.
-    async fn accept(&self, shared: &Shared) -> io::Result<Stream> {
+    /// The next connection, watched by this thread's event loop, and who is at its other end.
+    async fn accept(&self, shared: &Shared) -> io::Result<(Stream, Peer)> {
         match self {
             Acceptor::Tcp(l) => {
-                let (stream, _) = l.accept().await?;
+                let (stream, remote) = l.accept().await?;
                 // A connection that was reset meanwhile takes no options; its worker will find out.
                 let _ = sockopt::apply(SockRef::from(&stream), &shared.config.load().socket);
-                Ok(net::Socket::Tcp(stream).into())
+                Ok((net::Socket::Tcp(stream).into(), Peer::Tcp(remote)))
             }
-            Acceptor::Unix(l) => Ok(net::Socket::Unix(l.accept().await?.0).into()),
+            Acceptor::Unix(l) => {
+                let stream: Stream = net::Socket::Unix(l.accept().await?.0).into();
+                let remote = stream.remote();
+                Ok((stream, remote))
+            }
         }
     }
 }

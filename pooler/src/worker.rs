@@ -25,7 +25,7 @@ use crate::events::Throttle;
 use crate::handover::{self, Arriving, ListenAhead};
 use crate::lifecycle::Phase;
 use crate::listen::{self, Accepted, Door};
-use crate::net::Stream;
+use crate::net::{Peer, Stream};
 use crate::pool::Pool;
 use crate::queries::Fingerprints;
 use crate::server::ServerInfo;
@@ -47,8 +47,8 @@ pub(crate) const READ_BUFFER: usize = 64 << 10;
 pub(crate) enum Order {
     /// Accept connections on a listening socket.
     Open(Door),
-    /// Admit a new connection.
-    Accept(Accepted),
+    /// Admit a new connection from there.
+    Accept(Accepted, Peer),
     /// Make a session of a client that comes from another process.
     Arrive(Box<Arriving>),
     /// Listen for a client that is about to come.
@@ -99,9 +99,9 @@ impl WorkerHandle {
     }
 
     /// Has it serve a connection that another worker has accepted.
-    pub(crate) fn accept(&self, accepted: Accepted) {
+    pub(crate) fn accept(&self, accepted: Accepted, remote: Peer) {
         self.load.fetch_add(1, Relaxed);
-        self.send(Order::Accept(accepted));
+        self.send(Order::Accept(accepted, remote));
     }
 
     /// The same for a client that comes from another process.
@@ -412,22 +412,22 @@ impl Worker {
     }
 
     /// Serves a connection that it has accepted itself.
-    pub(crate) fn accept(self: &Rc<Self>, stream: Stream) {
+    pub(crate) fn accept(self: &Rc<Self>, stream: Stream, remote: Peer) {
         self.load.fetch_add(1, Relaxed);
-        self.admit(stream);
+        self.admit(stream, remote);
     }
 
     /// Serves a connection that is counted as load.
-    fn admit(self: &Rc<Self>, stream: Stream) {
+    fn admit(self: &Rc<Self>, stream: Stream, remote: Peer) {
         let leave = Leave(self.load.clone());
-        self.spawn(admit::admit(self.clone(), stream, leave));
+        self.spawn(admit::admit(self.clone(), stream, remote, leave));
     }
 
     fn obey(self: &Rc<Self>, order: Order) {
         match order {
             Order::Open(door) => self.spawn(listen::accept(self.clone(), door)),
-            Order::Accept(accepted) => match accepted.into_stream() {
-                Some(stream) => self.admit(stream),
+            Order::Accept(accepted, remote) => match accepted.into_stream() {
+                Some(stream) => self.admit(stream, remote),
                 None => drop(Leave(self.load.clone())),
             },
             Order::Arrive(arriving) => {

@@ -272,8 +272,9 @@ fn pooler(binary: &Path, stage: &Stage, access: Access, link: Link) -> PoolerBui
             .setting("client_tls_key_file", file("server.key"))
     };
     let builder = match link {
-        Link::Plain => builder,
-        Link::Client => secured(builder),
+        // The server has TLS, and pgferry takes what it is offered unless it is told not to; PgBouncer before 1.20 does not.
+        Link::Plain => builder.setting("server_tls_sslmode", "disable"),
+        Link::Client => secured(builder).setting("server_tls_sslmode", "disable"),
         Link::Both => secured(builder).setting("server_tls_sslmode", "require"),
     };
     match access {

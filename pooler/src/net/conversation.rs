@@ -11,6 +11,8 @@ use super::Stream;
 pub(crate) struct Conversation {
     pub(crate) stream: Stream,
     buf: Vec<u8>,
+    /// What goes out in front of what is sent next.
+    queued: Vec<u8>,
     max_len: u32,
 }
 
@@ -23,7 +25,7 @@ const READ_AHEAD: usize = 64 << 10;
 impl Conversation {
     /// `max_len` bounds a message in bytes, its type byte included.
     pub(crate) fn new(stream: Stream, max_len: u32) -> Conversation {
-        Conversation { stream, buf: Vec::new(), max_len }
+        Conversation { stream, buf: Vec::new(), queued: Vec::new(), max_len }
     }
 
     /// The stream and what was read but not asked for.
@@ -97,9 +99,25 @@ impl Conversation {
         Ok(())
     }
 
-    /// Sends all of `bytes`.
+    /// Leaves a message for whatever is sent next: together they are one packet.
+    pub(crate) fn queue(&mut self, bytes: &[u8]) {
+        self.queued.extend_from_slice(bytes);
+    }
+
+    /// Sends what is queued, where the next message is long in coming.
+    pub(crate) async fn send_queued(&mut self) -> io::Result<()> {
+        if self.queued.is_empty() { Ok(()) } else { self.send(&[]).await }
+    }
+
+    /// Sends all of `bytes`, behind what is queued.
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes).await?;
+        if self.queued.is_empty() {
+            self.stream.write_all(bytes).await?;
+        } else {
+            let mut all = std::mem::take(&mut self.queued);
+            all.extend_from_slice(bytes);
+            self.stream.write_all(&all).await?;
+        }
         self.stream.flush().await
     }
 }

@@ -56,7 +56,7 @@ pub(super) async fn exchange(
     }
     let mut out = Vec::new();
     AuthRequest::SaslFinal(proved.server_final.as_bytes()).encode(&mut out);
-    arrival.conversation.send(&out).await?;
+    arrival.conversation.queue(&out); // the welcome follows; PostgreSQL sends them together, too
     Ok(Some(Keys::pass_through(&proved.client_key, &verifier)))
 }
 
