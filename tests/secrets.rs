@@ -15,7 +15,7 @@ use crate::http::page;
 use crate::logins::stored_secret;
 
 /// Everything that the console shows.
-const SHOWN: [&str; 24] = [
+const SHOWN: [&str; 25] = [
     "ACTIVE_SOCKETS",
     "ADVICE",
     "BLOCKERS",
@@ -25,6 +25,7 @@ const SHOWN: [&str; 24] = [
     "DNS_HOSTS",
     "EVENTS",
     "FDS",
+    "HBA",
     "HELP",
     "LATENCY",
     "LISTS",
@@ -68,6 +69,8 @@ fn nothing_tells_a_secret() {
         .setting("http_listen", "127.0.0.1:0")
         .setting("http_admin_token", "%{HUSH_TOKEN}")
         .setting("auth_ldap_options", "ldapurl=\"ldap://x\" ldapbindpasswd=\"ldap-0secret\"")
+        .setting("auth_hba_file", "{dir}/hba")
+        .beside("hba", "host all ann all ldap ldapserver=x ldapbasedn=x ldapbindpasswd=rule-0secret\nhost all all all md5\n")
         .env("HUSH_TOKEN", "token-0secret-0123456789")
         .env("HUSH_PASSWORD", "forced-0secret")
         .database(&database, "")
@@ -111,7 +114,8 @@ fn nothing_tells_a_secret() {
     // A reload that changes each of them, with its plan.
     let mut admin = as_admin(&pooler);
     pooler.rewrite(|builder| {
-        builder.secret(USER, "other-0secret").setting("http_admin_token", "other-0secret-0123456789")
+        let builder = builder.setting("auth_type", "hba").secret(USER, "other-0secret");
+        builder.setting("http_admin_token", "other-0secret-0123456789")
     });
     for command in ["RELOAD_PLAN", "RELOAD"]
         .into_iter()
@@ -127,7 +131,9 @@ fn nothing_tells_a_secret() {
     told.push_str(&pooler.log());
     told.push_str(&pooler.stderr());
     assert!(
-        told.contains("login attempt: db=literal") && told.contains("http_admin_token"),
+        ["login attempt: db=literal", "http_admin_token", "ldapbindpasswd"]
+            .iter()
+            .all(|text| told.contains(text)),
         "something was told"
     );
     let verifier_keys = verifier.rsplit_once('$').expect("a verifier").1;
