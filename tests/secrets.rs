@@ -70,7 +70,7 @@ fn nothing_tells_a_secret() {
         .setting("http_admin_token", "%{HUSH_TOKEN}")
         .setting("auth_ldap_options", "ldapurl=\"ldap://x\" ldapbindpasswd=\"ldap-0secret\"")
         .setting("auth_hba_file", "{dir}/hba")
-        .beside("hba", "host all all all ldap ldapserver=rules ldapbindpasswd=\"rule-0secret\"\n")
+        .beside("hba", "host all ann all ldap ldapserver=x ldapbasedn=x ldapbindpasswd=rule-0secret\nhost all all all md5\n")
         .env("HUSH_TOKEN", "token-0secret-0123456789")
         .env("HUSH_PASSWORD", "forced-0secret")
         .database(&database, "")
@@ -114,7 +114,8 @@ fn nothing_tells_a_secret() {
     // A reload that changes each of them, with its plan.
     let mut admin = as_admin(&pooler);
     pooler.rewrite(|builder| {
-        builder.secret(USER, "other-0secret").setting("http_admin_token", "other-0secret-0123456789")
+        let builder = builder.setting("auth_type", "hba").secret(USER, "other-0secret");
+        builder.setting("http_admin_token", "other-0secret-0123456789")
     });
     for command in ["RELOAD_PLAN", "RELOAD"]
         .into_iter()
@@ -130,7 +131,9 @@ fn nothing_tells_a_secret() {
     told.push_str(&pooler.log());
     told.push_str(&pooler.stderr());
     assert!(
-        told.contains("login attempt: db=literal") && told.contains("http_admin_token"),
+        ["login attempt: db=literal", "http_admin_token", "ldapbindpasswd"]
+            .iter()
+            .all(|text| told.contains(text)),
         "something was told"
     );
     let verifier_keys = verifier.rsplit_once('$').expect("a verifier").1;

@@ -517,7 +517,7 @@ impl Control {
             if renewed {
                 pool.renew("database configuration changed");
             } else if follows_now {
-                pool.renew("session state follows clients now");
+                pool.renew_sessions("session state follows clients now");
             }
             if renewed || !same {
                 self.pump(&pool);

@@ -331,6 +331,15 @@ impl Pool {
         (0..self.shards.len()).for_each(|worker| self.shared.order(worker, Order::Renewed(self.clone())));
     }
 
+    /// The same where only the sessions are not to be used again: what servers say at a login still holds.
+    pub(crate) fn renew_sessions(self: &Arc<Self>, reason: &'static str) {
+        let said = self.welcome();
+        self.renew(reason);
+        if let Some(said) = said {
+            self.welcome.store(Arc::new(Some((self.generation(), said))));
+        }
+    }
+
     /// All pools of the server to which this one connects.
     pub(crate) fn neighbours(&self) -> Vec<Arc<Pool>> {
         let here = self.db.spec.load();
