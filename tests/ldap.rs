@@ -203,12 +203,19 @@ fn servers_are_opened_with_the_proven_password() {
     let database = Postgres::shared().database("ldap_servers");
     let options = format!("ldapserver=127.0.0.1 ldapport={} {UID}", slapd.port());
     let pooler = asking(&database, &options).database(&database, "").start();
+    let mut clients = Vec::new();
     for user in [PLAIN_USER, MD5_USER, SCRAM_USER] {
         let target = pooler.target(database.name()).user(user);
         let refused = Client::try_login(&target.clone().password("wrong")).map(drop).unwrap_err();
         assert_eq!(refused.refusal().message(), FAILED);
         let mut client = Client::login(&target.password(PASSWORD));
         assert_eq!(client.scalar("select current_user"), user);
+        clients.push((client, user));
+    }
+    // A process that takes over opens its own, for clients that have proven nothing to it.
+    pooler.take_over().wait_ended();
+    for (client, user) in &mut clients {
+        assert_eq!(client.scalar("select current_user"), *user);
     }
     assert!(!pooler.log().contains(PASSWORD));
 }

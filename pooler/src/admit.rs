@@ -286,7 +286,7 @@ impl Arrival {
             match proven.disclosed {
                 Disclosed::Nothing => {}
                 Disclosed::Keys(keys) => pool.pass_through(keys),
-                Disclosed::Password(password) => pool.pass_on(password),
+                Disclosed::Password(password) => pool.prove(Some(password)),
             }
             pool.learn(proven.learnt);
         }

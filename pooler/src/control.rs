@@ -488,6 +488,9 @@ impl Control {
                 pool.secret_changed();
                 self.pump(pool);
             }
+            if old.auth.method != config.auth.method {
+                db.pools().iter().for_each(|pool| pool.prove(None)); // nobody may judge passwords any more
+            }
         }
         (0..self.shared.worker_count()).for_each(|worker| self.shared.order(worker, Order::Reloaded));
         plan

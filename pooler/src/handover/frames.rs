@@ -22,7 +22,7 @@ pub(super) enum Kind {
     Hello,
     /// A listening socket, with its descriptor.
     Listener,
-    /// What the clients of a pool have disclosed of their password.
+    /// What the clients of a pool have disclosed: keys of their password, or all of it.
     Keys,
     /// A database that is paused or disabled.
     Held,

@@ -157,13 +157,19 @@ async fn introduce(
         }
     }
     for pool in shared.registry.pools() {
-        if let Some(keys) = pool.passed_through() {
-            let mut fields = Writer::default();
-            fields.put(tag::DATABASE, &pool.db.name).put(tag::USER, &pool.user.name);
-            send(stream, Kind::Keys, &fields.put(tag::KEYS, keys.to_bytes()).finish(), &[]).await?;
+        let mut fields = Writer::default();
+        fields.put(tag::DATABASE, &pool.db.name).put(tag::USER, &pool.user.name);
+        let (keys, proven) = (pool.passed_through(), pool.proven());
+        let disclosed = keys.is_some() || proven.is_some();
+        if let Some(keys) = keys {
+            fields.put(tag::KEYS, keys.to_bytes());
         }
-    }
-    for pool in shared.registry.pools() {
+        if let Some(password) = proven {
+            fields.put(tag::SECRET, password.reveal());
+        }
+        if disclosed {
+            send(stream, Kind::Keys, &fields.finish(), &[]).await?;
+        }
         if let Some(Learnt { secret, lookup }) = pool.learnt() {
             let mut fields = Writer::default();
             fields.put(tag::DATABASE, &pool.db.name).put(tag::USER, &pool.user.name);

@@ -41,7 +41,7 @@ pub struct Inheritance {
     line: Line,
     pub(crate) counted: Counted,
     listeners: Vec<Socket>,
-    keys: Vec<(String, String, Keys)>,
+    disclosed: Vec<(String, String, Option<Keys>, Option<Secret>)>,
     learnt: Vec<(String, String, Learnt)>,
     held: Vec<(String, bool, bool)>,
 }
@@ -75,7 +75,7 @@ impl Inheritance {
             line,
             counted: Counted::default(),
             listeners: Vec::new(),
-            keys: Vec::new(),
+            disclosed: Vec::new(),
             learnt: Vec::new(),
             held: Vec::new(),
         };
@@ -126,17 +126,18 @@ impl Inheritance {
     }
 
     fn on_keys(&mut self, fields: &[u8]) -> Option<()> {
-        let (mut database, mut user, mut keys) = (String::new(), String::new(), None);
+        let (mut database, mut user, mut keys, mut proven) = (String::new(), String::new(), None, None);
         Fields(fields).each(|tag, bytes| {
             match tag {
                 tag::DATABASE => database = text(bytes)?,
                 tag::USER => user = text(bytes)?,
-                tag::KEYS => keys = Keys::from_bytes(bytes),
+                tag::KEYS => keys = Some(Keys::from_bytes(bytes)?),
+                tag::SECRET => proven = Some(Secret::new(text(bytes)?)),
                 _ => {}
             }
             Some(())
         })?;
-        self.keys.push((database, user, keys?));
+        self.disclosed.push((database, user, keys, proven));
         Some(())
     }
 
@@ -191,9 +192,11 @@ impl Inheritance {
                 db.disabled.store(disabled, Relaxed);
             }
         }
-        for (name, user, keys) in self.keys {
+        for (name, user, keys, proven) in self.disclosed {
             if let Ok(db) = shared.registry.database(&config, &name, now) {
-                shared.registry.pool(shared, &db, &user).pass_through(keys);
+                let pool = shared.registry.pool(shared, &db, &user);
+                keys.into_iter().for_each(|keys| pool.pass_through(keys));
+                pool.prove(proven);
             }
         }
         for (name, user, learnt) in self.learnt {

@@ -10,6 +10,7 @@
 //! ```
 
 mod census;
+mod credentials;
 mod crowd;
 mod hosts;
 #[cfg(test)]
@@ -28,7 +29,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, O
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use protocol::auth::scram::{Keys, Verifier};
 use tracing::info;
 
 pub(crate) use census::{Census, Counted, Counting, Full, Permit, Tally};
@@ -41,8 +41,8 @@ pub use saturation::Occupancy;
 pub(crate) use saturation::Saturation;
 pub(crate) use shard::{Shard, any_idle, hand_over};
 
-use crate::auth_query::Learnt;
-use crate::config::Secret;
+use credentials::Credentials;
+
 use crate::events::Events;
 use crate::intern::Interner;
 use crate::latency::Latency;
@@ -124,12 +124,7 @@ pub(crate) struct Pool {
     pub(crate) habits: Habits,
     /// Of a session that has changed none.
     pub(crate) no_settings: Arc<Settings>,
-    /// Keys that a client's SCRAM login disclosed, for logging in to the server with the same verifier.
-    passed_through: Mutex<Option<Keys>>,
-    /// What `auth_query` has told of its user at a client's login.
-    learnt: Mutex<Option<Learnt>>,
-    /// The password that LDAP or PAM has found right at a client's login, for logging in to a server that asks the same.
-    passed_on: Mutex<Option<Secret>>,
+    credentials: Mutex<Credentials>,
     pub(crate) periods: Periods,
     /// Cancel requests on their way to servers of this pool.
     pub(crate) cancelling: Arc<Tally>,
@@ -180,9 +175,7 @@ impl Pool {
             habits: Habits::default(),
             no_settings: settings.intern(Settings::default()),
             settings,
-            passed_through: Mutex::default(),
-            learnt: Mutex::default(),
-            passed_on: Mutex::default(),
+            credentials: Mutex::default(),
             periods: Periods::default(),
             cancelling: Arc::default(),
             checking: Arc::default(),
@@ -387,62 +380,6 @@ impl Pool {
 
     pub(crate) fn set_welcome(&self, generation: u64, welcome: Welcome) {
         self.welcome.store(Arc::new(Some((generation, Arc::new(welcome)))));
-    }
-
-    /// Keys that a client has disclosed, whatever verifier they are for.
-    pub(crate) fn passed_through(&self) -> Option<Keys> {
-        lock(&self.passed_through).clone()
-    }
-
-    /// Those keys, for a server that stores this verifier. A forced user has none: clients have shown to know their own
-    /// passwords, not this user's. Keys of a verifier that was replaced are dropped.
-    pub(crate) fn keys_for(&self, verifier: &Verifier) -> Option<Keys> {
-        let mut keys = lock(&self.passed_through);
-        let forced = self.is_forced();
-        if forced || keys.as_ref().is_some_and(|keys| !keys.fit(verifier)) {
-            *keys = None;
-        }
-        keys.clone()
-    }
-
-    /// The secret of its user is another one: keys of the old one go, and the next connection need not wait because that
-    /// was refused.
-    pub(crate) fn secret_changed(&self) {
-        *lock(&self.passed_through) = None;
-        lock(&self.dialling).failure = None;
-    }
-
-    pub(crate) fn passed_on(&self) -> Option<Secret> {
-        lock(&self.passed_on).clone()
-    }
-
-    pub(crate) fn pass_on(&self, password: Secret) {
-        *lock(&self.passed_on) = Some(password);
-    }
-
-    /// A client has disclosed keys. If they are others than before, what was refused without them may be tried again.
-    pub(crate) fn pass_through(&self, keys: Keys) {
-        let before = lock(&self.passed_through).replace(keys.clone());
-        if before.is_none_or(|before| before != keys) {
-            lock(&self.dialling).failure = None;
-        }
-    }
-
-    pub(crate) fn learnt(&self) -> Option<Learnt> {
-        lock(&self.learnt).clone()
-    }
-
-    /// Its user has this secret now, or none that is known. True: it had another one before, and a login to the server that
-    /// has failed may be tried again at once.
-    pub(crate) fn learn(&self, new: Option<Learnt>) -> bool {
-        let mut learnt = lock(&self.learnt);
-        let secret = |learnt: &Option<Learnt>| learnt.as_ref().map(|learnt| learnt.secret.clone());
-        let changed = secret(&learnt) != secret(&new);
-        *learnt = new;
-        if changed {
-            lock(&self.dialling).failure = None;
-        }
-        changed
     }
 
     /// What all workers have counted.

@@ -380,7 +380,7 @@ fn login_secret(pool: &Pool) -> Option<Secret> {
     if let Some(password) = spec.password.as_ref().filter(|_| pool.is_forced()) {
         return Some(password.clone());
     }
-    if let Some(password) = pool.passed_on() {
+    if let Some(password) = pool.proven() {
         return Some(password);
     }
     let listed = pool.shared.config.load().auth.userlist.0.get(&pool.user.name).cloned();
