@@ -1,5 +1,6 @@
-//! What logins do to those who are logged in: queries at a steady pace, while windows without logins alternate with
-//! windows in which clients log in at a fixed rate. Both kinds of window meet the same noise of the machine.
+//! What logins do to those who are logged in: queries at a steady pace, in windows by turns: without logins, with clients that
+//! log in here at a fixed rate, and with the same clients logging in at another process, which the machine feels and this
+//! one does not. All kinds of window meet the same noise.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -12,14 +13,15 @@ use crate::logins::LoginLoop;
 use crate::measure::percentiles;
 use crate::report::{Metric, Sample};
 
-/// Runs windows of both kinds for this time.
-pub(crate) fn run(target: &Target, time: Duration) -> Result<Sample> {
+/// Runs windows of all kinds for this time.
+pub(crate) fn run(target: &Target, elsewhere: &Target, time: Duration) -> Result<Sample> {
     let windows = Windows::new(time);
     let logins = AtomicU64::new(0);
     let failed = AtomicBool::new(false);
     let latencies = thread::scope(|scope| {
         let queries = [(); QUERIES_AT_ONCE].map(|()| scope.spawn(|| windows.query(target)));
-        let guests = [(); LOGINS_AT_ONCE].map(|()| scope.spawn(|| windows.log_in(target, &logins, &failed)));
+        let guests = [(); LOGINS_AT_ONCE]
+            .map(|()| scope.spawn(|| windows.log_in([target, elsewhere], &logins, &failed)));
         for guest in guests {
             guest.join().map_err(|_| "a thread panicked")??;
         }
@@ -31,11 +33,36 @@ pub(crate) fn run(target: &Target, time: Duration) -> Result<Sample> {
     });
     let latencies = latencies.map_err(|error| error.to_string())?;
     let of =
-        |wanted: bool| latencies.iter().filter(move |(busy, _)| *busy == wanted).map(|(_, ms)| *ms).collect();
-    let [_, _, calm] = percentiles(of(false)).ok_or("no query without logins")?;
-    let [_, _, busy] = percentiles(of(true)).ok_or("no query beside logins")?;
+        |wanted: Kind| latencies.iter().filter(move |(kind, _)| *kind == wanted).map(|(_, ms)| *ms).collect();
+    let [_, _, calm] = percentiles(of(Kind::Calm)).ok_or("no query without logins")?;
+    let [_, _, elsewhere] = percentiles(of(Kind::Elsewhere)).ok_or("no query beside logins elsewhere")?;
+    let [_, _, busy] = percentiles(of(Kind::Here)).ok_or("no query beside logins")?;
     let rate = logins.load(Ordering::Relaxed) as f64 / windows.busy_time().as_secs_f64();
-    Ok(vec![(Metric::Moved, busy / calm), (Metric::P99Calm, calm), (Metric::P99, busy), (Metric::Rate, rate)])
+    Ok(vec![
+        (Metric::Moved, busy / elsewhere),
+        (Metric::P99Calm, calm),
+        (Metric::P99Elsewhere, elsewhere),
+        (Metric::P99, busy),
+        (Metric::Rate, rate),
+    ])
+}
+
+/// What happens in a window.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Calm,
+    Here,
+    Elsewhere,
+}
+
+impl Kind {
+    fn of(window: u32) -> Kind {
+        match window % KINDS {
+            0 => Kind::Calm,
+            1 => Kind::Here,
+            _ => Kind::Elsewhere,
+        }
+    }
 }
 
 /// Windows of [`WINDOW`], the first without logins.
@@ -46,12 +73,12 @@ struct Windows {
 
 impl Windows {
     fn new(time: Duration) -> Windows {
-        let pairs = (time.as_secs_f64() / (2.0 * WINDOW.as_secs_f64())).ceil() as u32;
-        Windows { start: Instant::now() + WARM_UP, count: 2 * pairs }
+        let turns = (time.as_secs_f64() / (f64::from(KINDS) * WINDOW.as_secs_f64())).ceil() as u32;
+        Windows { start: Instant::now() + WARM_UP, count: KINDS * turns }
     }
 
     fn busy_time(&self) -> Duration {
-        WINDOW * (self.count / 2)
+        WINDOW * (self.count / KINDS)
     }
 
     /// The number of the window, if it has begun and there is one, and how far into it.
@@ -65,8 +92,8 @@ impl Windows {
         self.start + WINDOW * self.count
     }
 
-    /// A client that asks at its pace: whether there were logins beside, and milliseconds.
-    fn query(&self, target: &Target) -> Vec<(bool, f64)> {
+    /// A client that asks at its pace: in what kind of window, and milliseconds.
+    fn query(&self, target: &Target) -> Vec<(Kind, f64)> {
         let mut client = Client::login(target);
         let mut latencies = Vec::new();
         while Instant::now() < self.end() {
@@ -77,7 +104,7 @@ impl Windows {
                 && into > EDGE
                 && into < WINDOW - EDGE
             {
-                latencies.push((number % 2 == 1, begun.elapsed().as_secs_f64() * 1e3));
+                latencies.push((Kind::of(number), begun.elapsed().as_secs_f64() * 1e3));
             }
             thread::sleep(PAUSE);
         }
@@ -86,19 +113,23 @@ impl Windows {
 
     /// Logs in at its share of the rate in every window that is for it. Who falls behind leaves logins out: the rate that
     /// was reached is told.
-    fn log_in(&self, target: &Target, count: &AtomicU64, failed: &AtomicBool) -> LoginResult {
-        let mut logins = LoginLoop::new(target);
+    fn log_in(&self, targets: [&Target; 2], count: &AtomicU64, failed: &AtomicBool) -> LoginResult {
+        let [mut here, mut elsewhere] = targets.map(LoginLoop::new);
         let pace = Duration::from_secs(LOGINS_AT_ONCE as u64) / LOGINS_A_SECOND;
         let mut due = self.start;
         while due < self.end() && !failed.load(Ordering::Relaxed) {
             thread::sleep(due.saturating_duration_since(Instant::now()));
-            if self.at(Instant::now()).is_some_and(|(number, _)| number % 2 == 1) {
-                if let Err(error) = logins.once() {
-                    failed.store(true, Ordering::Relaxed);
-                    return Err(error.to_string().into());
-                }
-                count.fetch_add(1, Ordering::Relaxed);
+            let kind = self.at(Instant::now()).map(|(number, _)| Kind::of(number));
+            let logged_in = match kind {
+                Some(Kind::Here) => here.once(),
+                Some(Kind::Elsewhere) => elsewhere.once(),
+                Some(Kind::Calm) | None => Ok(()),
+            };
+            if let Err(error) = logged_in {
+                failed.store(true, Ordering::Relaxed);
+                return Err(error.to_string().into());
             }
+            count.fetch_add(u64::from(kind == Some(Kind::Here)), Ordering::Relaxed);
             due = (due + pace).max(Instant::now() - pace);
         }
         Ok(())
@@ -107,6 +138,7 @@ impl Windows {
 
 type LoginResult = std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
+const KINDS: u32 = 3;
 const LOGINS_A_SECOND: u32 = 500;
 const LOGINS_AT_ONCE: usize = 4;
 const QUERIES_AT_ONCE: usize = 8;
@@ -122,9 +154,9 @@ mod tests {
     #[test]
     fn windows_alternate_and_end() {
         let windows = Windows::new(Duration::from_millis(1700));
-        assert_eq!(windows.count, 4);
+        assert_eq!(windows.count, 6);
         let at = |ms| windows.at(windows.start + Duration::from_millis(ms)).map(|(number, _)| number);
-        assert_eq!([at(0), at(600), at(1999), at(2000)], [Some(0), Some(1), Some(3), None]);
+        assert_eq!([at(0), at(600), at(2999), at(3000)], [Some(0), Some(1), Some(5), None]);
         assert_eq!(windows.at(windows.start - Duration::from_millis(1)), None);
     }
 }

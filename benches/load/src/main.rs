@@ -124,7 +124,12 @@ fn run(work: Work, contender: &Contender, stage: &Stage, options: &Options) -> R
         }
         Work::Idle { clients } => idle(&running, clients),
         Work::Logins { .. } => logins(&running, options).map(|timed| timings(&timed)),
-        Work::Beside => beside::run(&running.target, options.time),
+        Work::Beside => {
+            let elsewhere = start(work, contender, stage)?;
+            let sample = beside::run(&running.target, &elsewhere.target, options.time);
+            elsewhere.stop()?;
+            sample
+        }
     };
     // A pooler that died is the reason for whatever else went wrong.
     running.stop()?;

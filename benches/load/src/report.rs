@@ -17,9 +17,10 @@ pub(crate) enum Metric {
     P50,
     P95,
     P99,
-    /// The 99th percentile with logins beside, divided by that without.
+    /// The 99th percentile with logins beside, divided by that with logins at another process.
     Moved,
     P99Calm,
+    P99Elsewhere,
     /// Resident memory, KiB a client.
     Rss,
     /// Proportional memory, KiB a client.
@@ -34,7 +35,9 @@ impl Metric {
                 &[Metric::Cpu, Metric::Rate, Metric::P50, Metric::P95, Metric::P99]
             }
             Work::Idle { .. } => &[Metric::Rss, Metric::Pss],
-            Work::Beside => &[Metric::Moved, Metric::P99Calm, Metric::P99, Metric::Rate],
+            Work::Beside => {
+                &[Metric::Moved, Metric::P99Calm, Metric::P99Elsewhere, Metric::P99, Metric::Rate]
+            }
         }
     }
 
@@ -46,10 +49,11 @@ impl Metric {
             (Metric::Rate, _) => "transactions/s",
             (Metric::P50, _) => "p50 ms",
             (Metric::P95, _) => "p95 ms",
-            (Metric::P99, Work::Beside) => "p99 ms with",
+            (Metric::P99, Work::Beside) => "logins here",
             (Metric::P99, _) => "p99 ms",
-            (Metric::Moved, _) => "p99 with/without logins",
-            (Metric::P99Calm, _) => "p99 ms without",
+            (Metric::Moved, _) => "p99, logins here/elsewhere",
+            (Metric::P99Calm, _) => "p99 ms, no logins",
+            (Metric::P99Elsewhere, _) => "logins elsewhere",
             (Metric::Rss, _) => "RSS KiB/client",
             (Metric::Pss, _) => "PSS KiB/client",
         }
@@ -65,6 +69,7 @@ impl Metric {
             Metric::P99 => "p99_ms",
             Metric::Moved => "p99_moved",
             Metric::P99Calm => "p99_calm_ms",
+            Metric::P99Elsewhere => "p99_elsewhere_ms",
             Metric::Rss => "rss_kib",
             Metric::Pss => "pss_kib",
         }
@@ -80,7 +85,7 @@ impl Metric {
 
     /// Latencies are noise enough without their range.
     fn shows_range(self) -> bool {
-        !matches!(self, Metric::P50 | Metric::P95 | Metric::P99 | Metric::P99Calm)
+        !matches!(self, Metric::P50 | Metric::P95 | Metric::P99 | Metric::P99Calm | Metric::P99Elsewhere)
     }
 }
 
