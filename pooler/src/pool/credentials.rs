@@ -17,17 +17,9 @@ pub(super) struct Credentials {
 }
 
 impl Pool {
-    /// Changes what is known. If that is news, a login to the server that was refused without it may be tried again at once.
-    fn know<T: PartialEq>(&self, part: impl FnOnce(&mut Credentials) -> &mut T, new: T) -> bool {
-        let mut credentials = lock(&self.credentials);
-        let known = part(&mut credentials);
-        let is_news = *known != new;
-        *known = new;
-        drop(credentials);
-        if is_news {
-            lock(&self.dialling).failure = None;
-        }
-        is_news
+    /// Something is known that was not when a login to the server was refused: the next need not wait for that.
+    fn may_try_again(&self) {
+        lock(&self.dialling).failure = None;
     }
 
     /// Keys that a client has disclosed, whatever verifier they are for.
@@ -45,14 +37,17 @@ impl Pool {
 
     /// A client has disclosed keys.
     pub(crate) fn pass_through(&self, keys: Keys) {
-        self.know(|known| &mut known.keys, Some(keys));
+        let before = lock(&self.credentials).keys.replace(keys.clone());
+        if before != Some(keys) {
+            self.may_try_again();
+        }
     }
 
     /// The secret of its user is another one: keys of the old one go, and the next connection need not wait because that
     /// was refused.
     pub(crate) fn secret_changed(&self) {
         lock(&self.credentials).keys = None;
-        lock(&self.dialling).failure = None;
+        self.may_try_again();
     }
 
     /// The password of its user that another program has found right.
@@ -62,7 +57,10 @@ impl Pool {
 
     /// A client has proven to know this password; `None`: nobody asks that program any more.
     pub(crate) fn prove(&self, password: Option<Secret>) {
-        self.know(|known| &mut known.proven, password);
+        let before = std::mem::replace(&mut lock(&self.credentials).proven, password.clone());
+        if before != password {
+            self.may_try_again();
+        }
     }
 
     pub(crate) fn learnt(&self) -> Option<Learnt> {
@@ -72,11 +70,12 @@ impl Pool {
     /// Its user has this secret now, or none that is known. True: it had another one before.
     pub(crate) fn learn(&self, new: Option<Learnt>) -> bool {
         let secret = |learnt: &Option<Learnt>| learnt.as_ref().map(|learnt| learnt.secret.clone());
-        let same = secret(&lock(&self.credentials).learnt) == secret(&new);
-        if same {
-            lock(&self.credentials).learnt = new; // it may have been asked for in another way
-            return false;
+        let told = secret(&new);
+        let before = std::mem::replace(&mut lock(&self.credentials).learnt, new);
+        let is_news = secret(&before) != told;
+        if is_news {
+            self.may_try_again();
         }
-        self.know(|known| &mut known.learnt, new)
+        is_news
     }
 }
