@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use support::message::Fields;
 use support::oracle::{Oracle, Script, Way};
 use support::pooler::{Pooler, PoolerBuilder};
 use support::postgres::{Database, Postgres, USER};
@@ -131,4 +132,13 @@ fn settle(database: &Database) {
         let backends = database.backends(USER);
         backends.len() <= 1 && backends.iter().all(|backend| backend.state == "idle")
     });
+}
+
+/// What a client is told whose login is refused.
+#[track_caller]
+pub(crate) fn refusal(target: &Target) -> Fields {
+    match Client::try_login(target) {
+        Ok(_) => panic!("{} was let in to {}", target.user, target.database),
+        Err(error) => error.refusal(),
+    }
 }

@@ -9,15 +9,14 @@ use std::time::Duration;
 
 use support::backend;
 use support::frontend::*;
-use support::message::Fields;
 use support::pooler::{ADMIN, Pooler};
 use support::postgres::{Postgres, USER};
 use support::scripted::ScriptedServer;
 use support::tools;
 use support::wait::{Gate, eventually};
-use support::wire::{Client, LoginError, Target};
+use support::wire::{Client, Target};
 
-use crate::common::{pooled, pooler};
+use crate::common::{pooled, pooler, refusal};
 
 const MOMENT: Duration = Duration::from_millis(50);
 const SOON: Duration = Duration::from_secs(10);
@@ -86,11 +85,6 @@ pub(crate) fn expect_refused(console: &mut Client, text: &str, code: &str, messa
 pub(crate) fn expect_ended(client: &mut Client, message: &str) {
     let error = client.expect_closed().error().expect("an error");
     assert_eq!((error.severity(), error.code(), error.message()), ("FATAL", "08P01", message));
-}
-
-#[track_caller]
-pub(crate) fn refusal(target: &Target) -> Fields {
-    Client::try_login(target).map(drop).map_err(LoginError::refusal).expect_err("a refused login")
 }
 
 /// psql as the user who owns the process, through its Unix socket.

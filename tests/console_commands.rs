@@ -10,10 +10,8 @@ use support::postgres::{Postgres, USER};
 use support::wait::eventually;
 use support::wire::Client;
 
-use crate::common::{pooled, pooler};
-use crate::console::{
-    expect_ended, expect_refused, psql_as_owner, refusal, row_where, rows_where, states, table,
-};
+use crate::common::{pooled, pooler, refusal};
+use crate::console::{expect_ended, expect_refused, psql_as_owner, row_where, rows_where, states, table};
 
 const MOMENT: Duration = Duration::from_millis(50);
 const SOON: Duration = Duration::from_secs(10);

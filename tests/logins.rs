@@ -13,7 +13,7 @@ use support::postgres::{
 use support::wait::eventually;
 use support::wire::{Client, LoginError, Target};
 
-use crate::common::{pooled, pooler};
+use crate::common::{pooled, pooler, refusal};
 use crate::probe::{Probe, size};
 
 const VIOLATION: &str = "08P01";
@@ -23,15 +23,6 @@ const SOON: Duration = Duration::from_secs(10);
 pub(crate) fn stored_secret(postgres: &Postgres, user: &str) -> String {
     let reply = postgres.sql(&format!("select rolpassword from pg_authid where rolname = '{user}'"));
     reply.rows()[0][0].clone().expect("a password")
-}
-
-/// What a client is told whose login is refused.
-#[track_caller]
-fn refusal(target: &Target) -> Fields {
-    match Client::try_login(target) {
-        Ok(_) => panic!("{} was let in to {}", target.user, target.database),
-        Err(error) => error.refusal(),
-    }
 }
 
 #[track_caller]

@@ -10,8 +10,8 @@ use support::postgres::Postgres;
 use support::wait::eventually;
 use support::wire::{Client, Target};
 
-use crate::common::{pooled, pooler};
-use crate::console::{expect_ended, expect_refused, refusal, row_where, states};
+use crate::common::{pooled, pooler, refusal};
+use crate::console::{expect_ended, expect_refused, row_where, states};
 
 const SOON: Duration = Duration::from_secs(10);
 

@@ -10,23 +10,15 @@ use support::postgres::{
     Database, MD5_USER, Options, PASSWORD, PLAIN_USER, Postgres, SCRAM_USER, Stop, USER,
 };
 use support::wait::eventually;
-use support::wire::{Client, Target};
+use support::wire::Client;
 
-use crate::common::pooler;
+use crate::common::{pooler, refusal};
 use crate::logins::stored_secret;
 
 const SOON: Duration = Duration::from_secs(10);
 const VIOLATION: &str = "08P01";
 const SASL_FAILED: &str = "SASL authentication failed";
 const WRONG_TYPE: &str = "server login failed: wrong password type";
-
-#[track_caller]
-fn refusal(target: &Target) -> Fields {
-    match Client::try_login(target) {
-        Ok(_) => panic!("{} was let in to {}", target.user, target.database),
-        Err(error) => error.refusal(),
-    }
-}
 
 /// What a client is told whose next query finds no server.
 #[track_caller]

@@ -4,25 +4,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use support::frontend::ssl_request;
-use support::message::Fields;
 use support::pooler::{Pooler, PoolerBuilder};
 use support::postgres::{PASSWORD, PLAIN_USER, Postgres, SUPERUSER, USER};
 use support::wait::eventually;
 use support::wire::{Client, Target};
 
-use crate::common::{Pooled, pooled};
+use crate::common::{Pooled, pooled, refusal};
 use crate::http::page;
 use crate::probe::Probe;
 
 const SOON: Duration = Duration::from_secs(10);
-
-#[track_caller]
-fn refusal(target: &Target) -> Fields {
-    match Client::try_login(target) {
-        Ok(_) => panic!("{} was let in to {}", target.user, target.database),
-        Err(error) => error.refusal(),
-    }
-}
 
 fn guarded(configure: impl FnOnce(PoolerBuilder) -> PoolerBuilder) -> Pooled {
     pooled("", |builder| {

@@ -315,18 +315,24 @@ fn cancel_requests_take_the_same_way() {
     for (name, is_secure) in [("app", true), ("plain", false)] {
         let before = tap.links().len();
         let mut client = pooler.connect(name);
-        client.send(frontend::query("select pg_sleep(60)"));
-        eventually("the query runs", SOON, || {
-            database.backends("app").iter().any(|backend| backend.state == "active")
-        });
-        client.cancel();
-        assert_eq!(client.read_until_ready().error_code(), "57014");
+        cancel_a_query(&database, &mut client);
         let links = tap.links();
         assert_eq!(links.len(), before + 2);
         for link in &links[before..] {
             assert_eq!(link.to_server().starts_with(&frontend::ssl_request()), is_secure, "{name}");
         }
     }
+}
+
+/// Cancels what runs in the only server of the database.
+#[track_caller]
+fn cancel_a_query(database: &Database, client: &mut Client) {
+    client.send(frontend::query("select pg_sleep(60)"));
+    eventually("the query runs", SOON, || {
+        database.backends("app").iter().any(|backend| backend.state == "active")
+    });
+    client.cancel();
+    assert_eq!(client.read_until_ready().error_code(), "57014");
 }
 
 /// A server that has said no is not asked again for a cancel request.
@@ -337,12 +343,7 @@ fn cancel_requests_to_a_server_without_tls() {
     let line = format!("host=127.0.0.1 port={} dbname={}", tap.port(), database.name());
     let pooler = pooler().database_line("app", &line).start();
     let mut client = pooler.connect("app");
-    client.send(frontend::query("select pg_sleep(60)"));
-    eventually("the query runs", SOON, || {
-        database.backends("app").iter().any(|backend| backend.state == "active")
-    });
-    client.cancel();
-    assert_eq!(client.read_until_ready().error_code(), "57014");
+    cancel_a_query(&database, &mut client);
     let links = tap.links();
     assert!(links[0].to_server().starts_with(&frontend::ssl_request()));
     assert_eq!(links[1].to_server().len(), 16, "the request and nothing else");
