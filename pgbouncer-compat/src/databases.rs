@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use pooler::config::{ChannelBinding, Database, DatabaseTls, Host, LoadBalance, OwnTimeLimits, Secret};
+use pooler::config::{
+    ChannelBinding, Database, DatabaseTls, Host, LoadBalance, OwnRouting, OwnTimeLimits, Secret,
+};
 
 use crate::connstr;
 use crate::finding::{Place, Report, did_you_mean};
@@ -346,6 +348,9 @@ fn empty(name: &str) -> Database {
         hosts: Vec::new(),
         host_text: None,
         port: 5432,
+        replicas: Vec::new(),
+        patroni: None,
+        routing: OwnRouting::default(),
         user: None,
         password: None,
         auth_user: None,

@@ -25,6 +25,8 @@ mod buffers;
 mod cancel;
 mod client;
 mod clients;
+#[expect(dead_code, reason = "in the making")]
+mod cluster;
 pub mod config;
 pub mod console;
 mod consoles;

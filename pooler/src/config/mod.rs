@@ -7,6 +7,7 @@ mod ident;
 mod ldap;
 mod pattern;
 mod pool;
+mod routing;
 mod timeouts;
 mod tls;
 
@@ -30,6 +31,9 @@ pub use pool::{
 };
 pub use protocol::auth::scram::ChannelBinding;
 pub use protocol::ldap::{Filter as LdapFilter, Scope as LdapScope, Search as LdapSearch};
+pub use routing::{
+    OwnRouting, ProbeRules, ReadConsistency, ReadRouting, Replica, ReplicaFallback, Route, Routing,
+};
 pub use timeouts::{Application, OnTimeout, OwnTimeLimits, TimeLimits, Timeouts};
 pub use tls::{DatabaseTls, Negotiation, SslMode};
 
@@ -64,6 +68,12 @@ pub struct Config {
     pub audit_sample: Share,
     /// How server connections are kept, checked and retired.
     pub server: ServerRules,
+    /// How requests are spread over hosts where the database does not say otherwise.
+    pub routing: Routing,
+    /// How hosts are observed.
+    pub probes: ProbeRules,
+    /// `patroni`: addresses of Patroni's REST interface where the database has none of its own.
+    pub patroni: Vec<String>,
     /// Start-up parameters of clients.
     pub params: StartupParams,
     /// TLS of clients over TCP.

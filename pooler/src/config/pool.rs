@@ -79,6 +79,12 @@ pub struct Database {
     pub host_text: Option<String>,
     /// Server port, for the Unix socket's name too.
     pub port: u16,
+    /// Further hosts. With any, which of all hosts is the primary is observed.
+    pub replicas: Vec<super::Replica>,
+    /// Addresses of Patroni's REST interface, `http://HOST:PORT`, where they are not the global ones.
+    pub patroni: Option<Vec<String>>,
+    /// How requests are spread over the hosts.
+    pub routing: super::OwnRouting,
     /// Forced server-side user: all clients share its pool.
     pub user: Option<String>,
     /// Password of the forced user; `None`: its entry in the user list.
