@@ -381,8 +381,7 @@ impl Session {
     fn must_part(&mut self) -> bool {
         let replicates = self.local.info.replication != Replication::Off;
         let parts = replicates || (self.mode() == PoolMode::Session && self.rules.now().server.fast_close);
-        let generation = self.pool.generation();
-        let link = self.link.as_ref().filter(|link| parts && link.server.info.generation != generation);
+        let link = self.link.as_ref().filter(|link| parts && link.server.info.is_outdated());
         self.local.outdated.set(link.is_some());
         link.is_some_and(|link| {
             replicates || (link.unsent.is_empty() && link.server.machine.idle().is_some())

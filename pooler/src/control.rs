@@ -169,8 +169,7 @@ impl Control {
     /// What holds servers, by statement, pool by pool; those first that hold them longest.
     pub fn queries(&self) -> Vec<QueryRow> {
         let most = self.shared.config.load().query_stats;
-        let mut pools = self.shared.registry.pools();
-        pools.sort_by(|a, b| (&a.db.name, &a.user.name).cmp(&(&b.db.name, &b.user.name)));
+        let pools = self.shared.registry.homes();
         pools.iter().flat_map(|pool| pool.queries.top(&pool.db.name, &pool.user.name, most)).collect()
     }
 
@@ -245,16 +244,15 @@ impl Control {
     pub async fn look_again(&self) {
         let shared = &self.shared;
         for db in shared.registry.databases().iter().filter(|db| db.servers.get() == 0) {
-            let spec = db.spec.load_full();
-            if shared.hosts.down_until(&spec).is_none_or(|until| shared.clock.micros() < until) {
+            let targets = db.targets();
+            if shared.hosts.down_until(&targets).is_none_or(|until| shared.clock.micros() < until) {
                 continue;
             }
-            for host in &spec.hosts {
-                let attempt =
-                    tokio::time::timeout(Duration::from_secs(1), reach(shared, host, spec.port)).await;
+            for (host, port) in &targets {
+                let attempt = tokio::time::timeout(Duration::from_secs(1), reach(shared, host, *port)).await;
                 let pause = shared.config.load().timeouts.server_login_retry.as_micros() as u64;
                 let down_until = (!matches!(attempt, Ok(Ok(_)))).then(|| shared.clock.micros() + pause);
-                shared.hosts.looked_at(host, spec.port, down_until);
+                shared.hosts.looked_at(host, *port, down_until);
             }
         }
     }
@@ -442,8 +440,7 @@ impl Control {
     /// No such database.
     pub async fn wait_close(&self, database: Option<&str>) -> Result<(), ControlError> {
         let databases = self.databases_or_all(database)?;
-        let closing =
-            |pool: &Arc<Pool>| pool.members().iter().any(|member| member.generation != pool.generation());
+        let closing = |pool: &Arc<Pool>| pool.members().iter().any(|member| member.is_outdated());
         while databases.iter().flat_map(|db| db.pools()).any(|pool| closing(&pool)) {
             tokio::time::sleep(LOOK_AGAIN).await;
         }

@@ -233,30 +233,35 @@ fn load_balance(db: &Db) -> Option<LoadBalance> {
 
 pub(crate) fn pools(shared: &Shared) -> Vec<PoolRow> {
     let now = shared.clock.micros();
-    let mut rows: Vec<_> = shared.registry.pools().iter().map(|pool| pool_row(pool, now)).collect();
+    let mut rows: Vec<_> = shared.registry.homes().iter().map(|pool| pool_row(pool, now)).collect();
     rows.push(console_pool(shared));
     rows.sort_by(|a, b| (&a.database, &a.user).cmp(&(&b.database, &b.user)));
     rows
 }
 
-/// Made of counters: the cost is the same with ten clients and with ten thousand.
+/// Made of counters: the cost is the same with ten clients and with ten thousand. The servers at single hosts are counted
+/// with those of the primary, so that there is one row for a database and a user.
 fn pool_row(pool: &Pool, now: u64) -> PoolRow {
-    let waiting: usize = pool.shards.iter().map(|s| s.counts().1).sum();
+    let sites = pool.sites();
+    let all = || sites.iter().map(|site| &**site).chain([pool]);
+    let count = |state| all().map(|pool| pool.count(state)).sum();
+    let waiting: usize = all().flat_map(|pool| &pool.shards).map(|shard| shard.counts().1).sum();
     let logged_in_waiting = waiting.saturating_sub(pool.arriving.get());
+    let oldest_wait = all().filter_map(Pool::oldest_wait).min();
     let rules = pool.rules.load();
     PoolRow {
         database: pool.db.name.clone(),
         user: pool.user.name.clone(),
         cl_active: pool.logged_in.load(Relaxed).saturating_sub(logged_in_waiting),
         cl_waiting: waiting,
-        cancelling: pool.cancelling.get(),
-        sv_active: pool.count(ServerState::Active),
-        sv_being_canceled: pool.count(ServerState::BeingCanceled),
-        sv_idle: pool.count(ServerState::Idle),
-        sv_used: pool.count(ServerState::Used),
-        sv_tested: pool.count(ServerState::Tested),
-        sv_login: pool.connecting(),
-        maxwait: pool.oldest_wait().map_or(0, |since| now.saturating_sub(since)),
+        cancelling: all().map(|pool| pool.cancelling.get()).sum(),
+        sv_active: count(ServerState::Active),
+        sv_being_canceled: count(ServerState::BeingCanceled),
+        sv_idle: count(ServerState::Idle),
+        sv_used: count(ServerState::Used),
+        sv_tested: count(ServerState::Tested),
+        sv_login: all().map(Pool::connecting).sum(),
+        maxwait: oldest_wait.map_or(0, |since| now.saturating_sub(since)),
         statements: pool.texts.usage(),
         pool_mode: rules.mode,
         load_balance: load_balance(&pool.db),
@@ -296,7 +301,7 @@ pub(crate) fn events(shared: &Shared) -> Vec<EventsRow> {
         user: pool.user.name.clone(),
         totals: pool.events.totals(),
     };
-    let mut rows: Vec<_> = shared.registry.pools().iter().map(row).collect();
+    let mut rows: Vec<_> = shared.registry.homes().iter().map(row).collect();
     rows.push(EventsRow { database: String::new(), user: String::new(), totals: shared.events.totals() });
     rows.sort_by(|a, b| (&a.database, &a.user).cmp(&(&b.database, &b.user)));
     rows
@@ -312,7 +317,7 @@ pub(crate) fn pin_totals(shared: &Shared) -> Vec<PinTotalsRow> {
         refused: pool.pins.refused.load(Relaxed),
         made: pool.pins.made().collect(),
     };
-    let mut rows: Vec<_> = shared.registry.pools().iter().map(row).collect();
+    let mut rows: Vec<_> = shared.registry.homes().iter().map(row).collect();
     rows.sort_by(|a, b| (&a.database, &a.user).cmp(&(&b.database, &b.user)));
     rows
 }
@@ -412,7 +417,7 @@ fn database_row(shared: &Shared, db: &Db) -> DatabaseRow {
         current_client_connections: db.clients.get(),
         paused: db.paused.load(Relaxed),
         disabled: db.disabled.load(Relaxed),
-        cut_off: db.servers.get() == 0 && shared.hosts.down_until(&spec).is_some(),
+        cut_off: db.servers.get() == 0 && shared.hosts.down_until(&db.targets()).is_some(),
     }
 }
 
@@ -477,7 +482,7 @@ pub(crate) fn counts(shared: &Shared) -> Counts {
         users: known_users(&shared.config.load()).len(),
         peers: peers.len(),
         used_peers: peers.values().filter(|peer| peer.used.load(Relaxed)).count(),
-        pools: pools.len() + 1,
+        pools: shared.registry.homes().len() + 1,
         used_clients: shared.clients.len() + shared.consoles.len(),
         login_clients: shared.clients.logging_in.load(Relaxed),
         used_servers: pools.iter().map(|p| p.open.get()).sum(),

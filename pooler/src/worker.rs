@@ -224,8 +224,7 @@ impl Local {
 
     /// Has it look whether it has to part from its server.
     fn note_outdated(&self) {
-        let old = |server: &Arc<ServerInfo>| server.generation != self.info.pool.generation();
-        if self.server.borrow().as_ref().is_some_and(old) {
+        if self.server.borrow().as_ref().is_some_and(|server| server.is_outdated()) {
             self.outdated.set(true);
             self.wake();
         }
@@ -493,7 +492,8 @@ impl Worker {
             }
             Order::Renewed(pool) => {
                 let sessions = self.sessions.borrow();
-                let clients = sessions.values().filter(|local| Arc::ptr_eq(&local.info.pool, &pool));
+                let home = pool.home();
+                let clients = sessions.values().filter(|local| Arc::ptr_eq(&local.info.pool, &home));
                 clients.for_each(|local| local.note_outdated());
             }
         }

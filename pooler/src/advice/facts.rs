@@ -101,8 +101,7 @@ pub(crate) async fn gather(shared: &Shared) -> Facts {
     let now = shared.clock.micros();
     let period = shared.config.load().stats_period;
     let clients = shared.clients.all();
-    let mut pools = shared.registry.pools();
-    pools.sort_by(|a, b| (&a.db.name, &a.user.name).cmp(&(&b.db.name, &b.user.name)));
+    let pools = shared.registry.homes();
     let pins = snapshot::pins(shared).into_iter().map(|pin| HolderFacts {
         client: pin.client,
         database: pin.database,

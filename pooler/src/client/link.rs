@@ -286,8 +286,7 @@ impl Session {
     /// Its server is wanted by others, or is to be closed, and goes back once it is known what its session has. Who is
     /// quicker with its next request than the server with telling that would keep it for as long as it goes on.
     pub(super) fn parts_soon(&self, link: &Link) -> bool {
-        let wanted =
-            || self.pool.oldest_wait().is_some() || link.server.info.generation != self.pool.generation();
+        let wanted = || link.server.pool().oldest_wait().is_some() || link.server.info.is_outdated();
         link.audit.is_some() && !link.exclusive && wanted()
     }
 

@@ -45,6 +45,13 @@ pub(crate) struct Member {
     pub(crate) reads: AtomicU64,
 }
 
+impl Member {
+    /// Where it is.
+    pub(crate) fn address(&self) -> (Host, u16) {
+        (self.host.clone(), self.port)
+    }
+}
+
 /// What a read asks of the replica that serves it.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Wanted<'a> {
@@ -83,7 +90,7 @@ impl Cluster {
     }
 
     /// The host that may be written to now: the one primary with the newest timeline, unless it can't be reached.
-    pub(crate) fn primary(&self) -> Option<&Arc<Member>> {
+    pub(crate) fn primary(&self) -> Option<Arc<Member>> {
         todo!()
     }
 
@@ -93,7 +100,7 @@ impl Cluster {
     }
 
     /// A replica for a read.
-    pub(crate) fn choose(&self, wanted: Wanted<'_>) -> Result<&Arc<Member>, NoReplica> {
+    pub(crate) fn choose(&self, wanted: Wanted<'_>) -> Result<Arc<Member>, NoReplica> {
         let _ = wanted;
         todo!()
     }
@@ -119,5 +126,11 @@ impl Cluster {
     pub(crate) fn attach(self: &Arc<Self>, pool: &Arc<Pool>) {
         let _ = pool;
         todo!()
+    }
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.members.iter().map(|member| member.address())).finish()
     }
 }

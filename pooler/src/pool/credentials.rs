@@ -19,7 +19,8 @@ pub(super) struct Credentials {
 impl Pool {
     /// Something is known that was not when a login to the server was refused: the next need not wait for that.
     fn may_try_again(&self) {
-        lock(&self.dialling).failure = None;
+        self.forget_failure();
+        self.sites().iter().for_each(|pool| pool.forget_failure());
     }
 
     /// Keys that a client has disclosed, whatever verifier they are for.

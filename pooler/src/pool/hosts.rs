@@ -9,7 +9,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 
 use super::{Permit, Pool, lock};
-use crate::config::{Database, Host, LoadBalance};
+use crate::config::{Host, LoadBalance};
 use crate::secrets::random;
 use crate::server::ConnectError;
 use crate::shared::Shared;
@@ -31,10 +31,10 @@ impl Hosts {
         lock(&self.at(host, port).0).down_until = down_until;
     }
 
-    /// Set if none of a database's hosts could be reached when they were last tried: until when no other attempt is made.
-    pub(crate) fn down_until(&self, spec: &Database) -> Option<u64> {
-        let down = |host: &Host| self.0.get(&(host.clone(), spec.port)).and_then(|at| lock(&at.0).down_until);
-        spec.hosts.iter().map(down).min().flatten()
+    /// Set if none of these hosts could be reached when they were last tried: until when no other attempt is made.
+    pub(crate) fn down_until(&self, hosts: &[(Host, u16)]) -> Option<u64> {
+        let down = |at: &(Host, u16)| self.0.get(at).and_then(|at| lock(&at.0).down_until);
+        hosts.iter().map(down).min().flatten()
     }
 }
 
@@ -141,19 +141,19 @@ impl Pool {
 
     /// The next host, or one behind it if that is down.
     fn choose_host(self: &Arc<Self>, now: u64) -> Option<(Dial, usize)> {
-        let spec = self.db.spec.load();
+        let targets = self.targets();
         let first = lock(&self.dialling).next_host;
         let most = self.shared.config.load().limits.max_connecting;
         for even_down in [false, true] {
-            for index in (first..first + spec.hosts.len()).map(|index| index % spec.hosts.len()) {
-                let host = &spec.hosts[index];
-                let endpoint = self.shared.hosts.at(host, spec.port);
+            for index in (first..first + targets.len()).map(|index| index % targets.len()) {
+                let (host, port) = &targets[index];
+                let endpoint = self.shared.hosts.at(host, *port);
                 let mut state = lock(&endpoint.0);
                 let down = state.down_until.is_some_and(|until| now < until);
                 if state.room(most) > 0 && (even_down || !down) {
                     state.dialling += 1;
                     drop(state);
-                    let (host, port) = (host.clone(), spec.port);
+                    let (host, port) = (host.clone(), *port);
                     return Some((Dial { shared: self.shared.clone(), endpoint, host, port }, index));
                 }
                 let me = Arc::downgrade(self);
@@ -172,6 +172,6 @@ impl Pool {
 
     /// None of its hosts could be reached when they were last tried.
     pub(super) fn is_cut_off(&self) -> bool {
-        self.shared.hosts.down_until(&self.db.spec.load()).is_some()
+        self.shared.hosts.down_until(&self.targets()).is_some()
     }
 }

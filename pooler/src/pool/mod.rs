@@ -22,6 +22,7 @@ mod registry;
 mod rules;
 mod saturation;
 mod shard;
+mod sites;
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -40,6 +41,7 @@ pub(crate) use rules::{PoolRules, RulesCache};
 pub use saturation::Occupancy;
 pub(crate) use saturation::Saturation;
 pub(crate) use shard::{Shard, any_idle, hand_over};
+pub(crate) use sites::Site;
 
 use credentials::Credentials;
 
@@ -89,11 +91,16 @@ struct Dialling {
     last_expiry: u64,
 }
 
-/// One database, one server-side user.
+/// One database, one server-side user. Where the database has a cluster, the servers of this pool are those of the
+/// primary, and others are at its [sites](Pool::at).
 pub(crate) struct Pool {
     pub(crate) shared: Arc<Shared>,
     pub(crate) db: Arc<Db>,
     pub(crate) user: Arc<User>,
+    /// The one host that it connects to, and the pool that it belongs to.
+    pub(crate) site: Option<Site>,
+    /// The pools that it has at single hosts.
+    sites: ArcSwap<Vec<Arc<Pool>>>,
     pub(crate) rules: ArcSwap<PoolRules>,
     pub(crate) shards: Box<[Shard<IdleServer, Waiter>]>,
     pub(crate) counters: Box<[Counters]>,
@@ -107,24 +114,24 @@ pub(crate) struct Pool {
     /// Every server connection, whoever has it.
     members: Mutex<HashMap<u64, Arc<ServerInfo>>>,
     /// Servers opened under an older number are closed instead of being used again.
-    generation: AtomicU64,
+    generation: Arc<AtomicU64>,
     held: AtomicBool,
     /// Nobody looks after it any more; clients that still have it are told so.
     removed: AtomicBool,
     dialling: Mutex<Dialling>,
     /// With the generation of the servers that said it.
     welcome: ArcSwap<Option<(u64, Arc<Welcome>)>>,
-    pub(crate) params: Params,
+    pub(crate) params: Arc<Params>,
     /// What its clients have prepared.
-    pub(crate) texts: Texts,
-    pub(crate) moments: Moments,
-    pub(crate) settings: Interner<Settings>,
+    pub(crate) texts: Arc<Texts>,
+    pub(crate) moments: Arc<Moments>,
+    pub(crate) settings: Arc<Interner<Settings>>,
     pub(crate) pins: PinCounts,
     pub(crate) events: Events,
     pub(crate) habits: Habits,
     /// Of a session that has changed none.
     pub(crate) no_settings: Arc<Settings>,
-    credentials: Mutex<Credentials>,
+    credentials: Arc<Mutex<Credentials>>,
     pub(crate) periods: Periods,
     /// Cancel requests on their way to servers of this pool.
     pub(crate) cancelling: Arc<Tally>,
@@ -147,11 +154,13 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Pool {
     fn new(shared: &Arc<Shared>, db: Arc<Db>, user: Arc<User>, rules: PoolRules) -> Pool {
         let workers = shared.worker_count();
-        let settings = Interner::default();
+        let settings = Arc::new(Interner::default());
         Pool {
             shared: shared.clone(),
             db,
             user,
+            site: None,
+            sites: ArcSwap::default(),
             rules: ArcSwap::from_pointee(rules),
             shards: (0..workers).map(|_| Shard::default()).collect(),
             counters: (0..workers).map(|_| Counters::default()).collect(),
@@ -162,20 +171,20 @@ impl Pool {
             clients: Arc::default(),
             last_used: AtomicU64::new(shared.clock.micros()),
             members: Mutex::default(),
-            generation: AtomicU64::new(0),
+            generation: Arc::default(),
             held: AtomicBool::new(false),
             removed: AtomicBool::new(false),
             dialling: Mutex::default(),
             welcome: ArcSwap::from_pointee(None),
-            params: Params::new(shared.tracked.clone()),
-            texts: Texts::new(shared.buffers.clone()),
-            moments: Moments::default(),
+            params: Params::new(shared.tracked.clone()).into(),
+            texts: Texts::new(shared.buffers.clone()).into(),
+            moments: Arc::default(),
             pins: PinCounts::default(),
             events: Events::default(),
             habits: Habits::default(),
             no_settings: settings.intern(Settings::default()),
             settings,
-            credentials: Mutex::default(),
+            credentials: Arc::default(),
             periods: Periods::default(),
             cancelling: Arc::default(),
             checking: Arc::default(),
@@ -183,6 +192,20 @@ impl Pool {
             crowd: Arc::default(),
             logged_in: AtomicUsize::new(0),
             arriving: Arc::default(),
+        }
+    }
+
+    /// The same at one host, for the clients of that pool and with all that they share.
+    fn at_site(home: &Arc<Pool>, site: Site, rules: PoolRules) -> Pool {
+        Pool {
+            site: Some(site),
+            params: home.params.clone(),
+            texts: home.texts.clone(),
+            moments: home.moments.clone(),
+            settings: home.settings.clone(),
+            no_settings: home.no_settings.clone(),
+            credentials: home.credentials.clone(),
+            ..Pool::new(&home.shared, home.db.clone(), home.user.clone(), rules)
         }
     }
 
@@ -316,6 +339,11 @@ impl Pool {
         self.generation.load(Relaxed)
     }
 
+    /// The same, for who wants to know later.
+    pub(crate) fn generation_cell(&self) -> Arc<AtomicU64> {
+        self.generation.clone()
+    }
+
     /// Closes every server as soon as it is free, and forgets what servers said at their login.
     pub(crate) fn renew(self: &Arc<Self>, reason: &'static str) {
         self.generation.fetch_add(1, Relaxed);
@@ -339,7 +367,10 @@ impl Pool {
         let mut pools = self.shared.registry.pools();
         pools.retain(|pool| {
             let there = pool.db.spec.load();
-            there.port == here.port && there.hosts.iter().any(|host| here.hosts.contains(host))
+            let cluster = self.db.cluster.load();
+            cluster.is_some()
+                && cluster.as_ref().map(Arc::as_ptr) == pool.db.cluster.load().as_ref().map(Arc::as_ptr)
+                || there.port == here.port && there.hosts.iter().any(|host| here.hosts.contains(host))
         });
         pools
     }

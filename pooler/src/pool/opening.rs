@@ -173,9 +173,14 @@ impl Pool {
         }
     }
 
+    /// The next attempt need not wait for what the last one came to.
+    pub(super) fn forget_failure(&self) {
+        lock(&self.dialling).failure = None;
+    }
+
     /// As many attempts in turn as there are hosts have ended for want of TLS, with this one.
     fn all_are_insecure(&self) -> bool {
-        let hosts = self.db.spec.load().hosts.len();
+        let hosts = self.targets().len();
         let mut dialling = lock(&self.dialling);
         dialling.insecure += 1;
         dialling.insecure >= hosts

@@ -3,10 +3,11 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashMap;
 
-use super::{Counting, Pool, PoolRules, Tally, lock};
+use super::{Counting, Pool, PoolRules, Site, Tally, lock};
+use crate::cluster::{Cluster, Member};
 use crate::config::{Config, Database};
 use crate::notify::Hub;
 use crate::shared::Shared;
@@ -31,6 +32,8 @@ pub(crate) struct Db {
     pub(crate) functions: Functions,
     /// Clients that may be defining some.
     defining: Arc<Tally>,
+    /// Its hosts, where it is observed which of them is the primary.
+    pub(crate) cluster: ArcSwapOption<Cluster>,
     pools: Mutex<Vec<Arc<Pool>>>,
 }
 
@@ -153,6 +156,7 @@ impl Registry {
                 hub: Arc::default(),
                 functions: Functions::default(),
                 defining: Arc::default(),
+                cluster: ArcSwapOption::empty(),
                 pools: Mutex::default(),
             })
         });
@@ -185,7 +189,7 @@ impl Registry {
     pub(crate) fn pool_of(&self, shared: &Arc<Shared>, db: &Arc<Db>, name: &str) -> Arc<Pool> {
         let find = || {
             let pools = lock(&db.pools);
-            let found = pools.iter().find(|p| p.user.name == name)?;
+            let found = pools.iter().find(|p| p.site.is_none() && p.user.name == name)?;
             found.last_used.store(shared.clock.micros(), Relaxed); // who looks for idle ones has the lock as well
             Some(found.clone())
         };
@@ -208,10 +212,28 @@ impl Registry {
         pool
     }
 
+    /// The pool at one host of its cluster for the clients of this one.
+    pub(crate) fn site(&self, shared: &Arc<Shared>, home: &Arc<Pool>, member: &Arc<Member>) -> Arc<Pool> {
+        let _making = lock(&self.making);
+        if let Some(pool) = home.sites().iter().find(|pool| pool.is_at(member)) {
+            return pool.clone();
+        }
+        let rules = PoolRules::clone(&home.rules.load());
+        let pool = Arc::new(Pool::at_site(home, Site::new(member, home), rules));
+        pool.hold(shared.is_paused() || home.db.paused.load(Relaxed));
+        lock(&home.db.pools).push(pool.clone());
+        lock(&home.user.pools).push(pool.clone());
+        home.add_site(&pool);
+        // As above, for a pause that has begun meanwhile.
+        pool.hold(shared.is_paused() || home.db.paused.load(Relaxed));
+        pool
+    }
+
     /// Forgets a pool: its servers are closed by the caller.
     pub(crate) fn remove_pool(&self, pool: &Arc<Pool>) {
         let _making = lock(&self.making);
         pool.removed.store(true, SeqCst);
+        pool.leave_home();
         lock(&pool.db.pools).retain(|p| !Arc::ptr_eq(p, pool));
         lock(&pool.user.pools).retain(|p| !Arc::ptr_eq(p, pool));
     }
@@ -257,6 +279,13 @@ impl Registry {
     /// The database of that name, if somebody has used it.
     pub(crate) fn known_database(&self, name: &str) -> Option<Arc<Db>> {
         self.databases.get(name).map(|e| e.value().clone())
+    }
+
+    /// Every pool that clients have, by database and user: those at single hosts serve the clients of others.
+    pub(crate) fn homes(&self) -> Vec<Arc<Pool>> {
+        let mut homes = self.pools();
+        homes.retain(|pool| pool.site.is_none());
+        homes
     }
 
     /// Every pool, by database and user.

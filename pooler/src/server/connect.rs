@@ -188,6 +188,7 @@ async fn open(
         secret: said.secret,
         opened: shared.clock.micros(),
         generation,
+        current: pool.generation_cell(),
         replication: !extra.is_empty(),
         state: AtomicU8::new(ServerState::Tested as u8),
         requested: AtomicU64::new(0),

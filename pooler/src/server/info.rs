@@ -45,6 +45,8 @@ pub(crate) struct ServerInfo {
     /// When it was opened, in microseconds of the process's clock.
     pub(crate) opened: u64,
     pub(crate) generation: u64,
+    /// That of its pool now.
+    pub(super) current: Arc<AtomicU64>,
     /// It serves a replication client and nobody else.
     pub(crate) replication: bool,
     pub(super) state: AtomicU8,
@@ -86,6 +88,11 @@ impl ServerInfo {
 
     pub(crate) fn set_state(&self, state: ServerState) {
         self.state.store(state as u8, Relaxed);
+    }
+
+    /// It is to be closed instead of being used again.
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.generation != self.current.load(Relaxed)
     }
 
     pub(crate) fn params(&self) -> Arc<ParamSet> {

@@ -53,6 +53,7 @@ impl Server {
             fd: stream.fd_number(),
             opened: from.opened,
             generation: FOREIGN,
+            current: pool.generation_cell(),
             replication: false,
             state: AtomicU8::new(ServerState::Idle as u8),
             requested: AtomicU64::new(from.opened),

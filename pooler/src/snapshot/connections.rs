@@ -174,7 +174,7 @@ fn server_row(shared: &Shared, pool: &Pool, server: &ServerInfo) -> SocketRow {
         connected: shared.clock.wall(server.opened),
         requested: shared.clock.wall(server.requested.load(Relaxed).max(server.opened)),
         wait: 0,
-        close_needed: server.generation != pool.generation(),
+        close_needed: server.is_outdated(),
         prepared: server.prepared.load(Relaxed),
         id: server.id,
         link: Some(server.client.load(Relaxed)).filter(|id| *id != 0),

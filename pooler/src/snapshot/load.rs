@@ -51,7 +51,7 @@ pub(crate) fn saturation(shared: &Shared) -> Vec<SaturationRow> {
             period: pool.saturation.last(),
         }
     };
-    let mut rows: Vec<_> = shared.registry.pools().iter().map(row).collect();
+    let mut rows: Vec<_> = shared.registry.homes().iter().map(row).collect();
     rows.sort_by(|a, b| (&a.database, &a.user).cmp(&(&b.database, &b.user)));
     rows
 }
@@ -63,7 +63,7 @@ pub(crate) fn latencies(shared: &Shared) -> Vec<LatencyRow> {
         let (database, user) = (pool.db.name.clone(), pool.user.name.clone());
         LatencyRow { database, user, waiting, running, transaction, period: pool.latency.period() }
     };
-    let mut rows: Vec<_> = shared.registry.pools().iter().map(row).collect();
+    let mut rows: Vec<_> = shared.registry.homes().iter().map(row).collect();
     rows.sort_by(|a, b| (&a.database, &a.user).cmp(&(&b.database, &b.user)));
     rows
 }

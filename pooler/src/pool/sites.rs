@@ -1,0 +1,89 @@
+//! Where a pool's connections go: to the hosts of its database, to the primary of a cluster, or to one host of a cluster.
+
+use std::sync::{Arc, Weak};
+
+use super::{Db, Pool};
+use crate::cluster::{Cluster, Member};
+use crate::config::Host;
+
+/// What a pool is whose connections all go to one host of a cluster.
+pub(crate) struct Site {
+    pub(crate) member: Arc<Member>,
+    /// The pool of the same database and user whose clients it serves.
+    home: Weak<Pool>,
+}
+
+impl Site {
+    pub(super) fn new(member: &Arc<Member>, home: &Arc<Pool>) -> Site {
+        Site { member: member.clone(), home: Arc::downgrade(home) }
+    }
+}
+
+impl Pool {
+    /// The hosts of its database, if it is observed which of them is the primary.
+    pub(crate) fn cluster(&self) -> Option<Arc<Cluster>> {
+        self.db.cluster.load_full()
+    }
+
+    /// The pool of the same database and user at one host.
+    pub(crate) fn at(self: &Arc<Self>, member: &Arc<Member>) -> Arc<Pool> {
+        let is_there = |pool: &&Arc<Pool>| pool.is_at(member);
+        let found = self.sites.load().iter().find(is_there).cloned();
+        found.unwrap_or_else(|| self.shared.registry.site(&self.shared, self, member))
+    }
+
+    pub(super) fn is_at(&self, member: &Arc<Member>) -> bool {
+        self.site.as_ref().is_some_and(|site| Arc::ptr_eq(&site.member, member))
+    }
+
+    /// The pool whose clients it serves: itself, unless it is at a site.
+    pub(crate) fn home(self: &Arc<Self>) -> Arc<Pool> {
+        self.site.as_ref().and_then(|site| site.home.upgrade()).unwrap_or_else(|| self.clone())
+    }
+
+    /// Its pools at single hosts.
+    pub(crate) fn sites(&self) -> arc_swap::Guard<Arc<Vec<Arc<Pool>>>> {
+        self.sites.load()
+    }
+
+    pub(super) fn add_site(&self, pool: &Arc<Pool>) {
+        self.sites.rcu(|sites| sites.iter().chain([pool]).cloned().collect::<Vec<_>>());
+    }
+
+    /// It is no pool any more.
+    pub(super) fn leave_home(&self) {
+        if let Some(home) = self.site.as_ref().and_then(|site| site.home.upgrade()) {
+            home.sites.rcu(|sites| {
+                sites.iter().filter(|pool| !std::ptr::eq(&***pool, self)).cloned().collect::<Vec<_>>()
+            });
+        }
+    }
+
+    /// Where its next connections may go. Empty: a primary is not known.
+    pub(super) fn targets(&self) -> Vec<(Host, u16)> {
+        match &self.site {
+            Some(site) => vec![site.member.address()],
+            None => self.db.targets(),
+        }
+    }
+
+    /// Which of its hosts is the primary has changed: nothing new is begun where it was.
+    pub(crate) fn primary_changed(self: &Arc<Self>) {
+        self.renew("another primary");
+        self.forget_failure();
+        self.order_pump();
+    }
+}
+
+impl Db {
+    /// Where its clients' requests go that are for the primary. Empty: that is not known.
+    pub(crate) fn targets(&self) -> Vec<(Host, u16)> {
+        match self.cluster.load().as_ref() {
+            Some(cluster) => cluster.primary().iter().map(|member| member.address()).collect(),
+            None => {
+                let spec = self.spec.load();
+                spec.hosts.iter().map(|host| (host.clone(), spec.port)).collect()
+            }
+        }
+    }
+}
