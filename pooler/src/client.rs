@@ -20,10 +20,12 @@ mod link;
 mod notify;
 mod reply;
 mod request;
+mod route;
 mod state;
 mod timing;
 mod trail;
 mod travel;
+mod trial;
 mod wait;
 
 use std::future::{Future, poll_fn};
@@ -62,6 +64,7 @@ use crate::worker::{Leave, Leaving, Local, Worker};
 use link::Link;
 use notify::Held;
 use request::Follows;
+use route::Reading;
 use timing::{Over, Timing};
 use travel::Travelled;
 pub(crate) use travel::drained;
@@ -81,6 +84,8 @@ pub(crate) struct Session {
     /// `input` can be dealt with now.
     resume: bool,
     follows: Follows,
+    /// What it has to do with the choice of hosts, if it has a choice.
+    reading: Option<Box<Reading>>,
     /// The rest of the current message is dropped.
     dropping: bool,
     unsent: Unsent,
@@ -181,6 +186,7 @@ impl Session {
             resume: !admitted.input.is_empty(),
             input: admitted.input,
             follows: Follows::default(),
+            reading: None,
             dropping: false,
             unsent: Unsent::default(),
             counted_kept: 0,

@@ -50,6 +50,7 @@ mod pool;
 mod prepared;
 pub mod queries;
 pub mod reload;
+mod routing;
 mod running;
 mod salvage;
 mod secrets;

@@ -107,7 +107,13 @@ impl Session {
             let (value, local) = match assignment {
                 Assignment::One { name, value, local } if *name == *SETTING.as_bytes() => (value, local),
                 Assignment::All => (None, false),
-                Assignment::One { .. } => continue,
+                Assignment::One { name, value, .. } => {
+                    self.note_own_setting(
+                        &name,
+                        value.as_deref().and_then(|value| std::str::from_utf8(value).ok()),
+                    );
+                    continue;
+                }
             };
             let time = value.as_ref().and_then(|value| duration(std::str::from_utf8(value).ok()?));
             if value.is_some() && time.is_none() {
@@ -145,6 +151,7 @@ impl Session {
         if time.is_some() || self.timing.is_some() {
             self.timing().deadlines.session = time.filter(|time| !time.is_zero());
         }
+        self.note_reading();
     }
 }
 

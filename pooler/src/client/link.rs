@@ -10,6 +10,7 @@ use protocol::session::Origin;
 
 use super::notify::Native;
 use super::trail::{Returning, Trail};
+use super::trial::{Trial, Visit};
 use super::{End, Session};
 use crate::clients::ClientState;
 use crate::config::PoolMode;
@@ -56,6 +57,12 @@ pub(super) struct Link {
     pub(super) notified: bool,
     /// The next request depends on what the server answers to those before it.
     pub(super) stalled: bool,
+    /// Whether another host may yet have to answer the request at hand.
+    pub(super) trial: Trial,
+    /// It counts among the requests that a replica is at work on, or among the primary's guests.
+    _visit: Option<Visit>,
+    /// The next request is for another host: it waits until this server is given back.
+    pub(super) parting: bool,
     /// The server has said why it ends the session.
     pub(super) fatal: bool,
     /// It takes no more bytes; what it still has to say is read.
@@ -75,6 +82,7 @@ impl Link {
             && !self.is_returning(Returning::Told)
             && !self.settling
             && !self.stalled
+            && !self.parting
             && !telling
             && !self.server.statements.again.is_pending()
             && !self.native.as_ref().is_some_and(|native| native.is_moving())
@@ -93,6 +101,7 @@ impl Link {
             || self.brought
             || self.notified
             || self.stalled
+            || self.parting
             || self.fatal
             || self.deaf
             || self.settling
@@ -169,7 +178,11 @@ impl Session {
         if self.replication.is_some() {
             return false;
         }
-        self.pool.take_idle(self.worker.index, now, self.rules.now()).is_some_and(|server| self.link(server))
+        let pool = match &self.reading {
+            Some(_) => &self.aimed_at().clone(),
+            None => &self.pool,
+        };
+        pool.take_idle(self.worker.index, now, self.rules.now()).is_some_and(|server| self.link(server))
     }
 
     /// Takes hold of a server and brings it to the client's parameters. False if it turns out unusable.
@@ -183,6 +196,9 @@ impl Session {
             unsent: Unsent::default(),
             watch: Watch::default(),
             exclusive: self.mode() == PoolMode::Session,
+            trial: Trial::default(),
+            _visit: None,
+            parting: false,
             setting: false,
             bringing: false,
             audit: None,
@@ -201,6 +217,9 @@ impl Session {
             xact_since: 0,
             query_since: 0,
         };
+        if self.reading.is_some() {
+            self.note_arrival(&mut link);
+        }
         link.server.statements.end_batch();
         link.server.ended = Ended::default();
         if let Some(timing) = &mut self.timing {
@@ -224,6 +243,17 @@ impl Session {
         }
         self.link = Some(link);
         true
+    }
+
+    fn note_arrival(&mut self, link: &mut Link) {
+        let (is_guest, writes) = self.has_arrived();
+        link.wrote = writes;
+        if let Some(site) = &link.server.pool().site {
+            link._visit = Some(Visit::new(&site.member));
+            link.trial = Trial::Fresh;
+        } else if is_guest {
+            link._visit = Some(Visit::Guest(self.pool.guests.count().0));
+        }
     }
 
     /// The server has something of other clients that this one could see.
@@ -304,6 +334,10 @@ impl Session {
 
     fn release(&mut self) {
         let Some(link) = self.link.take() else { return };
+        let visits = !matches!(link.trial, Trial::None);
+        if !visits && !self.follows.state {
+            self.note_write(); // nobody has looked whether it was one
+        }
         self.adopt(link.server.params.clone());
         self.unlinked();
         let server = link.into_server();
@@ -311,7 +345,11 @@ impl Session {
         if cancels.is_some() || self.rules.now().must_reset() {
             salvage::begin(&self.worker, server, cancels, Running::Cancel);
         } else if let Some(server) = server.into_idle() {
-            self.pool.give_back_at(self.worker.index, server, self.worker.now(), self.rules.now());
+            let pool = match visits {
+                true => &server.pool().clone(),
+                false => &self.pool,
+            };
+            pool.give_back_at(self.worker.index, server, self.worker.now(), self.rules.now());
         }
     }
 

@@ -15,6 +15,7 @@ use super::link::Link;
 use super::notify::{Judge, Told};
 use super::timing::Over;
 use super::trail::Returning;
+use super::trial::{Held, Trial, is_of_recovery};
 use super::{End, Session};
 use crate::error::Refusal;
 use crate::prepared::plan_changed;
@@ -48,7 +49,10 @@ impl Session {
                 self.on_server(cx, &buffer[..n])?;
                 Ok(true)
             }
-            Poll::Ready(_) => Err(self.server_ended()),
+            Poll::Ready(_) => {
+                drop(buffer);
+                if self.survives_loss() { Ok(true) } else { Err(self.server_ended()) }
+            }
         }
     }
 
@@ -74,6 +78,7 @@ impl Session {
         };
         let expiring = self.timing.as_ref().and_then(|timing| timing.expiring);
         let mut out = Outcome::new(&worker, judge, link.notified, expiring);
+        out.on_trial = matches!(link.trial, Trial::Armed(_));
         let machine = &link.server.machine;
         let (ended, clients) = (machine.statements_ended(), machine.clients_statements_ended());
         let mut audit = link.audit.as_mut();
@@ -82,7 +87,8 @@ impl Session {
             && self.listener.is_none()
             && out.judge.native.is_none()
             && link.server.suspect.is_empty()
-            && expiring.is_none();
+            && expiring.is_none()
+            && !out.on_trial;
         let received = link.server.receive(input, max_len, &mut self.statements, |piece| {
             if plain && piece.is_plain() {
                 return out.keep(input, piece);
@@ -98,9 +104,25 @@ impl Session {
                 false => out.add(input, piece),
             }
         });
-        let sent = match out.bytes.bytes(input) {
-            [] => Ok(()),
-            bytes => self.unsent.send(cx, &mut self.stream, bytes),
+        let (answered, refused) = (out.readies > 0, out.refused);
+        let mut moves = false;
+        let sent = match (out.bytes.bytes(input), &mut link.trial) {
+            (bytes, Trial::Armed(trial)) => {
+                trial.refused |= refused && trial.movable;
+                trial.fatal |= out.fatal;
+                moves = trial.refused && answered && link.server.machine.status() == TxStatus::Idle;
+                trial.refused &= moves || !answered;
+                match trial.hold(bytes, answered) {
+                    Held::Kept => Ok(()),
+                    Held::Passed(before) => {
+                        link.trial = Trial::Over;
+                        let sent = self.unsent.send(cx, &mut self.stream, &before);
+                        sent.and_then(|()| self.unsent.send(cx, &mut self.stream, bytes))
+                    }
+                }
+            }
+            ([], _) => Ok(()),
+            (bytes, _) => self.unsent.send(cx, &mut self.stream, bytes),
         };
         link.fatal |= out.fatal;
         link.server.ended.rows += out.rows;
@@ -120,7 +142,7 @@ impl Session {
                 timing.requests_answered(out.readies, now);
             }
         }
-        let (answered, block, news) = (out.readies > 0, out.block, out.news.take());
+        let (block, news) = (out.block, out.news.take());
         drop(out);
         let used = received.map_err(|fault| {
             tracing::warn!(peer = %self.local.info.peer(), "server broke the protocol: {fault}");
@@ -136,6 +158,9 @@ impl Session {
         if block && self.forbids_transactions() {
             let text = "transaction blocks not allowed in statement pooling mode";
             return Err(End::Refused(Refusal::fatal(text)));
+        }
+        if moves {
+            self.move_to_primary();
         }
         if answered {
             self.next_request_begins();
@@ -257,8 +282,9 @@ impl Session {
         }
         let begun = link.query_since != 0;
         let resets = link.is_returning(Returning::Reset);
+        let parting = link.parting;
         let settling = self.awaits_cancels();
-        if self.resume && !resets {
+        if self.resume && !resets && !parting {
             // Its parameters were set. The request that the server is for comes now, if there is time for it.
             let late = idle && self.request_is_late();
             if late {
@@ -291,6 +317,9 @@ impl Session {
         }
         if idle {
             self.release_if_free();
+        }
+        if let Some(link) = &mut self.link {
+            link.parting = false; // the client keeps it, for what it has in its session
         }
         Ok(())
     }
@@ -335,6 +364,10 @@ struct Outcome<'w> {
     expiring: Option<Over>,
     at: usize,
     fatal: bool,
+    /// The client's request may yet move to another host.
+    on_trial: bool,
+    /// It was refused because this one is a replica.
+    refused: bool,
     /// Requests of the client's that were answered in full.
     readies: usize,
     /// Statements are counted.
@@ -377,6 +410,8 @@ impl<'w> Outcome<'w> {
             expiring,
             at: 0,
             fatal: false,
+            on_trial: false,
+            refused: false,
             readies: 0,
             counts: worker.query_stats.get() > 0,
             rows: 0,
@@ -469,6 +504,9 @@ impl<'w> Outcome<'w> {
             let mut error = Vec::new();
             over.error().encode_error(&mut error);
             return self.insert(input, &error);
+        }
+        if self.on_trial && piece.tag == Some(b'E') {
+            self.refused |= is_of_recovery(&ErrorFields::new(&piece.bytes[HEADER_LEN..]));
         }
         if piece.tag == Some(b'A') {
             match self.judge.judge(piece.bytes) {

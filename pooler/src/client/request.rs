@@ -16,8 +16,10 @@ use super::gather::Gather;
 use super::kept::too_much;
 use super::state::meaning;
 use super::trail::Returning;
+use super::trial::Trial;
 use super::wait::READ_AHEAD;
 use super::{End, Session, Step};
+use crate::config::ReadRouting;
 use crate::error::Refusal;
 use crate::prepared::{Counted, Exchange, KEPT, LOOKED_AT, Verdict, simple_query};
 use crate::state::{self, Pins};
@@ -71,6 +73,9 @@ impl Session {
         };
         if at < input.len() {
             self.input = input[at..].to_vec();
+        }
+        if self.link.as_ref().is_some_and(|link| link.parting) {
+            self.after_replies(cx)?;
         }
         self.unsent.flush(cx, &mut self.stream).map_err(|_| End::Gone)?;
         Ok(step)
@@ -169,6 +174,7 @@ impl Session {
             statements: if shares { rules.server.max_prepared_statements } else { 0 },
             state: shares && rules.preserves() && !replicates,
             limited: rules.limited,
+            routes: rules.routing.reads != ReadRouting::Off && !replicates,
         }
     }
 
@@ -204,7 +210,7 @@ impl Session {
             if self.refuses_new_work() {
                 return Err(End::Refused(Refusal::fatal("server shutting down")));
             }
-            if !self.link_now(now) {
+            if (self.follows.routes && !self.aim(&message)) || !self.link_now(now) {
                 if tag == b'B'
                     && let Some((text, ..)) = self.statements.bound(&message.bytes[HEADER_LEN..])
                 {
@@ -212,6 +218,10 @@ impl Session {
                 }
                 return Ok(Flow::Wait(Some(Step::NeedServer)));
             }
+        }
+        if self.reading.is_some() && !self.may_follow(&message) {
+            self.resume = true;
+            return Ok(Flow::Wait(None));
         }
         let Some(link) = &mut self.link else { return Ok(Flow::Wait(Some(Step::NeedServer))) };
         if link.setting {
@@ -252,7 +262,10 @@ impl Session {
             Verdict::Forward => link.server.machine.on_sent(tag, Origin::Client, message.complete),
             Verdict::Replaced => {
                 while let Some(reply) = link.server.next_invented() {
-                    self.unsent.add(|out| out.extend_from_slice(reply.message()));
+                    match &mut link.trial {
+                        Trial::Armed(trial) => trial.reply.extend_from_slice(reply.message()),
+                        _ => self.unsent.add(|out| out.extend_from_slice(reply.message())),
+                    }
                 }
             }
             Verdict::Wait => {
@@ -486,7 +499,7 @@ pub(super) struct Incoming<'a> {
     pub(super) complete: bool,
     /// What was read, and where in it the message begins.
     pub(super) read: &'a [u8],
-    at: usize,
+    pub(super) at: usize,
 }
 
 /// What follows a client from server to server.
@@ -498,6 +511,8 @@ pub(super) struct Follows {
     pub(super) state: bool,
     /// There are limits in time for some clients.
     limited: bool,
+    /// Its requests may go to different hosts.
+    pub(super) routes: bool,
 }
 
 impl Follows {

@@ -49,6 +49,10 @@ impl Session {
             effects |= Effects::CALLS;
         }
         let wrote = std::mem::take(&mut link.wrote);
+        if wrote {
+            self.note_write();
+        }
+        let Some(link) = &mut self.link else { return false };
         // Nearly every transaction: nothing was done to the session, and nothing is kept in it.
         let hides = ran && self.pool.db.functions.hide(wrote, self.worker.now());
         let plain = effects.is_empty() && link.server.pins.is_empty() && self.brief.is_none();

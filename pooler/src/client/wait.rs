@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
@@ -13,7 +14,7 @@ use crate::cancel;
 use crate::clients::ClientState;
 use crate::error::Refusal;
 use crate::events::LONGEST_SHOWN;
-use crate::pool::{Crowded, Grant, Place, WaitLimit};
+use crate::pool::{Crowded, Grant, Place, Pool, WaitLimit};
 use crate::server::{self, IdleServer};
 use crate::worker::Leaving;
 
@@ -34,6 +35,7 @@ impl Session {
         let linked = match self.replication.clone() {
             // Boxed: the future of every session would otherwise be as large as a login to a server.
             Some(params) => Box::pin(self.wait_for_own_server(params)).await,
+            None if self.awaits_replica() => Box::pin(self.wait_for_replica(since)).await,
             None => self.wait_in_queue(since).await,
         };
         let waited = self.worker.now() - since;
@@ -51,18 +53,19 @@ impl Session {
     }
 
     /// Longest wait, by the configuration of this moment.
-    fn wait_limit(&self) -> WaitLimit {
+    pub(super) fn wait_limit(&self) -> WaitLimit {
         let config = self.worker.shared.config.load();
         let query = self.timing.as_ref().and_then(|timing| timing.limits.query);
         self.pool.wait_limit(&config, &self.local.info.login.name, query)
     }
 
     async fn wait_in_queue(&mut self, since: u64) -> Result<(), End> {
-        if let Some(refusal) = self.pool.refuses_new() {
-            self.pool.try_again(&self.worker);
-            return Err(End::Refused(refusal));
+        let pool = self.aimed_at().clone();
+        if let Some(refusal) = pool.refuses_new() {
+            pool.try_again(&self.worker);
+            return self.not_served(&pool, refusal);
         }
-        let mut counted = match self.pool.join_crowd() {
+        let mut counted = match pool.join_crowd() {
             Ok(counted) => counted,
             Err(crowded) => {
                 self.report_waiting(Crowded::REASON);
@@ -73,13 +76,14 @@ impl Session {
         loop {
             let limit = self.wait_limit();
             let notify = Some(self.local.info.id);
-            let mut place = self.pool.wait(self.worker.index, since, limit, notify, counted.take());
-            if self.pool.is_removed() {
-                return Err(End::Refused(Refusal::fatal("database removed"))); // nobody would serve this queue
+            let mut place = pool.wait(self.worker.index, since, limit, notify, counted.take());
+            if pool.is_removed() {
+                // Nobody would serve this queue.
+                return self.not_served(&pool, Refusal::fatal("database removed"));
             }
             self.local.ticket.set(Some(place.ticket));
-            self.pool.pump(&self.worker);
-            self.pool.ask_back(&self.worker);
+            pool.pump(&self.worker);
+            pool.ask_back(&self.worker);
             self.set_alarm();
             let grant = match place.take() {
                 Some(grant) => Ok(Some(grant)), // of another worker: that is no wait
@@ -94,7 +98,7 @@ impl Session {
             };
             match grant {
                 Grant::Server(server) if late => {
-                    self.pool.give_back(self.worker.index, server);
+                    pool.give_back(self.worker.index, server);
                     return self.wait_was_cancelled();
                 }
                 Grant::Server(server) => {
@@ -107,9 +111,18 @@ impl Session {
                     // It was gone before it could be used: in line again.
                 }
                 Grant::Cancelled => return self.wait_was_cancelled(),
-                Grant::Refused(refusal) => return Err(End::Refused(refusal)),
+                Grant::Refused(refusal) => return self.not_served(&pool, refusal),
             }
         }
+    }
+
+    /// The pool has no server for the client: at a replica another host has one, else it ends.
+    fn not_served(&mut self, pool: &Arc<Pool>, refusal: Refusal) -> Result<(), End> {
+        if pool.site.is_none() {
+            return Err(End::Refused(refusal));
+        }
+        self.try_elsewhere(pool);
+        Ok(())
     }
 
     fn wait_was_cancelled(&mut self) -> Result<(), End> {
@@ -204,7 +217,7 @@ impl Session {
     }
 
     /// Runs something as long as the client is there.
-    async fn or_gone<T>(&mut self, work: impl Future<Output = T>) -> Result<T, End> {
+    pub(super) async fn or_gone<T>(&mut self, work: impl Future<Output = T>) -> Result<T, End> {
         let mut work = std::pin::pin!(work);
         poll_fn(|cx| match work.as_mut().poll(cx) {
             Poll::Ready(result) => Poll::Ready(Ok(result)),

@@ -3,6 +3,7 @@
 //! Every database whose hosts are the same ones shares a [`Cluster`]. A probe for each host tells its role, its timeline and
 //! how far its WAL goes; what follows from that (who may be written to, who may be read from) is asked here.
 
+mod causal;
 mod lsn;
 
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use tokio::sync::watch;
 
+pub(crate) use causal::{Causal, CausalKeys, NotYet};
 pub use lsn::{Lsn, NotAnLsn};
 
 use crate::config::{Host, Replica};
@@ -80,6 +82,8 @@ pub(crate) enum NoReplica {
 pub(crate) struct Cluster {
     shared: Arc<Shared>,
     members: Box<[Arc<Member>]>,
+    /// By clients' causality keys.
+    keys: CausalKeys,
     /// Counts observations that matter to who waits: a role, a place in the WAL.
     observed: watch::Sender<u64>,
 }
@@ -87,6 +91,11 @@ pub(crate) struct Cluster {
 impl Cluster {
     pub(crate) fn members(&self) -> &[Arc<Member>] {
         &self.members
+    }
+
+    /// What clients with a causality key have written.
+    pub(crate) fn keys(&self) -> &CausalKeys {
+        &self.keys
     }
 
     /// The host that may be written to now: the one primary with the newest timeline, unless it can't be reached.

@@ -52,6 +52,7 @@ use crate::net::Peer;
 use crate::params::{ParamSet, Params};
 use crate::prepared::{Moments, Texts};
 use crate::queries::Queries;
+use crate::routing::Routed;
 use crate::server::{IdleServer, Server, ServerInfo, ServerState};
 use crate::shared::Shared;
 use crate::state::{Habits, PinCounts, Settings};
@@ -141,6 +142,10 @@ pub(crate) struct Pool {
     pub(crate) watching: Arc<Tally>,
     /// Clients that wait, where their number is limited.
     crowd: Arc<Tally>,
+    /// Reads at the primary that are for replicas.
+    pub(crate) guests: Arc<Tally>,
+    /// Where requests went.
+    pub(crate) routed: Routed,
     /// Clients that have logged in.
     pub(crate) logged_in: AtomicUsize,
     /// Clients that wait for a server in their login.
@@ -190,6 +195,8 @@ impl Pool {
             checking: Arc::default(),
             watching: Arc::default(),
             crowd: Arc::default(),
+            guests: Arc::default(),
+            routed: Routed::default(),
             logged_in: AtomicUsize::new(0),
             arriving: Arc::default(),
         }

@@ -10,6 +10,7 @@ use super::{Counting, Pool, PoolRules, Site, Tally, lock};
 use crate::cluster::{Cluster, Member};
 use crate::config::{Config, Database};
 use crate::notify::Hub;
+use crate::routing::Refused;
 use crate::shared::Shared;
 use crate::state::{Defined, Findings, Functions, Lookup};
 
@@ -30,6 +31,8 @@ pub(crate) struct Db {
     pub(crate) hub: Arc<Hub>,
     /// What its functions may do.
     pub(crate) functions: Functions,
+    /// Reads that replicas refuse.
+    pub(crate) refused: Refused,
     /// Clients that may be defining some.
     defining: Arc<Tally>,
     /// Its hosts, where it is observed which of them is the primary.
@@ -155,6 +158,7 @@ impl Registry {
                 last_used: AtomicU64::new(now),
                 hub: Arc::default(),
                 functions: Functions::default(),
+                refused: Refused::default(),
                 defining: Arc::default(),
                 cluster: ArcSwapOption::empty(),
                 pools: Mutex::default(),

@@ -7,7 +7,8 @@ use arc_swap::{ArcSwap, Cache};
 
 use super::Pool;
 use crate::config::{
-    Application, CheckQuery, Config, Database, PoolMode, ServerRules, SessionState, Share, TimeLimits, User,
+    Application, CheckQuery, Config, Database, PoolMode, Routing, ServerRules, SessionState, Share,
+    TimeLimits, User,
 };
 
 /// The settings of one pool, after database, user and global ones were weighed. The server-side user wins over the
@@ -35,6 +36,7 @@ pub(crate) struct PoolRules {
     times: TimeLimits,
     applications: Arc<[Application]>,
     pub(crate) server: ServerRules,
+    pub(crate) routing: Arc<Routing>,
 }
 
 impl PoolRules {
@@ -72,6 +74,7 @@ impl PoolRules {
             times,
             applications: config.applications.clone(),
             server: config.server.clone(),
+            routing: config.routing.with(&db.routing).into(),
         }
     }
 

@@ -9,6 +9,7 @@ use super::key::Key;
 use super::split_name;
 use super::text::{Statement, Texts, query_of};
 use crate::handover::Prepared;
+use crate::routing::Nature;
 
 /// A statement under a client's name.
 #[derive(Debug, Clone)]
@@ -69,6 +70,16 @@ impl ClientStatements {
         Some((statement.query(), statement.effects, statement.read_only))
     }
 
+    /// Which host may run what a `Bind` or `Describe` names, with its text.
+    pub(crate) fn nature(&self, name: &[u8]) -> Option<(Nature, &[u8])> {
+        if name.is_empty() {
+            let query = query_of(&self.unnamed.as_ref()?.1);
+            return Some((sql::scan(query).access.into(), query));
+        }
+        let statement = &self.named.get(name)?.statement;
+        Some((statement.nature, statement.query()))
+    }
+
     pub(super) fn get_mut(&mut self, name: &[u8]) -> Option<&mut Known> {
         self.named.get_mut(name)
     }
@@ -95,6 +106,11 @@ impl ClientStatements {
         let known = self.named.remove(name)?;
         self.forget(name, &known);
         Some(known)
+    }
+
+    /// What was begun under this name is begun anew.
+    pub(crate) fn retract(&mut self, name: &[u8]) {
+        self.remove(name);
     }
 
     /// All of them, to be taken along to another process: the named ones with what the client was told of them, and the

@@ -7,6 +7,7 @@ use sql::Effects;
 
 use crate::buffers::{Buffers, Charge};
 use crate::intern::Interner;
+use crate::routing::Nature;
 
 /// One distinct text with its parameter types, shared by all clients of a pool that have prepared it.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(crate) struct Statement {
     pub(crate) effects: Effects,
     /// It only reads.
     pub(crate) read_only: bool,
+    /// Which host may run it.
+    pub(crate) nature: Nature,
     _kept: Charge,
 }
 
@@ -82,9 +85,9 @@ impl Texts {
     pub(crate) fn intern(&self, text: &[u8]) -> Arc<Statement> {
         let id = NEXT_ID.fetch_add(1, Relaxed);
         let scan = sql::scan(query_of(text));
-        let (effects, read_only) = (scan.effects, scan.read_only);
+        let (effects, read_only, nature) = (scan.effects, scan.read_only, scan.access.into());
         let kept = self.kept.charge(text.len());
-        self.statements.intern(Statement { id, text: text.into(), effects, read_only, _kept: kept })
+        self.statements.intern(Statement { id, text: text.into(), effects, read_only, nature, _kept: kept })
     }
 
     /// Gives back texts that nobody has any more.

@@ -488,6 +488,11 @@ impl IdleServer {
         &self.0.info
     }
 
+    /// The pool that it goes back to.
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
+        &self.0.pool
+    }
+
     pub(crate) fn idle_since(&self) -> u64 {
         self.0.idle_since
     }
