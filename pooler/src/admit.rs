@@ -18,9 +18,9 @@ use protocol::startup::{self, Parsed, Replication, Startup, StartupPacket};
 use tracing::{info, warn};
 
 use crate::cancel;
-use crate::client::{Admitted, Session};
+use crate::client::{Admitted, ROUTE, Session};
 use crate::clients::{Arriving, CancelKey, NewClient};
-use crate::config::{Config, Database, SessionState};
+use crate::config::{Config, Database, ReadRouting, Route, SessionState};
 use crate::console::{Rights, is_console};
 use crate::error::Refusal;
 use crate::handover::Whence;
@@ -29,6 +29,7 @@ use crate::net::{Conversation, Peer, Stream};
 use crate::newcomers::{Crowded as LoginsCrowded, Origin, TIME_TO_TELL};
 use crate::params::ParamSet;
 use crate::pool::{Counting, Crowded, Db, Grant, NotConfigured, Pool, PoolRules, User, Welcome};
+use crate::server::IN_HOT_STANDBY;
 use crate::shared::Shared;
 use crate::state::Settings;
 use crate::worker::{Leave, Local, Worker};
@@ -344,7 +345,8 @@ impl Arrival {
         };
         let info = shared.clients.add(new, config.peer_id);
         let mut out = Vec::with_capacity(512);
-        write_welcome(&mut out, &welcome, &params, &self.worker);
+        let standby = client.pool.cluster().map(|_| reads_replicas(&client.pool, &settings));
+        write_welcome(&mut out, &welcome, (&params, standby), &self.worker);
         message::backend_key_data(&mut out, info.key.pid, &info.key.secret);
         put_login_notice(&mut out, &config);
         message::ready_for_query(&mut out, TxStatus::Idle);
@@ -486,9 +488,28 @@ fn put_login_notice(out: &mut Vec<u8>, config: &Config) {
     }
 }
 
-fn write_welcome(out: &mut Vec<u8>, welcome: &Welcome, params: &ParamSet, worker: &Worker) {
+/// All requests of the client go to replicas, by its own word or by that of its database.
+fn reads_replicas(pool: &Pool, settings: &Settings) -> bool {
+    let own = settings.values().get(ROUTE).and_then(|word| Route::of(word));
+    let routing = &pool.rules.load().routing;
+    let route = own.unwrap_or(routing.route);
+    routing.reads != ReadRouting::Off && matches!(route, Route::Replica | Route::PreferReplica)
+}
+
+/// `standby`: what the hosts are that the client is to use, where they are not all alike.
+fn write_welcome(
+    out: &mut Vec<u8>,
+    welcome: &Welcome,
+    (params, standby): (&ParamSet, Option<bool>),
+    worker: &Worker,
+) {
     AuthRequest::Ok.encode(out);
     for (name, value) in &welcome.untracked {
+        let value = match standby.filter(|_| name == IN_HOT_STANDBY) {
+            Some(true) => "on",
+            Some(false) => "off",
+            None => value,
+        };
         message::parameter_status(out, name, value);
     }
     for (index, name) in worker.shared.tracked.names().enumerate() {

@@ -64,6 +64,7 @@ use crate::worker::{Leave, Leaving, Local, Worker};
 use link::Link;
 use notify::Held;
 use request::Follows;
+pub(crate) use route::ROUTE;
 use route::Reading;
 use timing::{Over, Timing};
 use travel::Travelled;
@@ -256,6 +257,11 @@ impl Session {
     }
 
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        if self.local.outdated.get()
+            && let Some(end) = self.heed_roles()
+        {
+            return Poll::Ready(Step::End(end));
+        }
         let turn = self.turn(cx);
         self.count_kept();
         match turn {

@@ -449,6 +449,9 @@ impl Session {
         match &self.link {
             Some(link) if self.leaving && link.server.machine.is_lost() => End::Terminated, // as it was asked to
             Some(link) if link.fatal => End::ServerEnded,
+            Some(_) if self.pool.is_clustered() => {
+                End::Refused(self.lost("the connection to the server was lost"))
+            }
             _ => End::Refused(crate::error::Refusal::fatal("server conn crashed?")),
         }
     }

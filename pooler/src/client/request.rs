@@ -45,6 +45,8 @@ impl Session {
 
     /// Deals with what the client has sent. What has to wait is kept in `input`.
     pub(super) fn on_client(&mut self, cx: &mut Context<'_>, input: &[u8]) -> Result<Option<Step>, End> {
+        let replaced = self.with_token(input);
+        let input = replaced.as_deref().unwrap_or(input);
         let worker = Rc::clone(&self.worker);
         let mut out = Gather::new(&worker);
         self.touch(worker.now());

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::frame::HEADER_LEN;
+use protocol::error_fields::ErrorMessage;
+use protocol::frame::{HEADER_LEN, put};
 use protocol::message::TxStatus;
+use protocol::sqlstate::SqlState;
 
 use super::deadline::sent_text;
 use super::request::Incoming;
@@ -12,6 +14,7 @@ use super::trial::{Armed, Trial};
 use super::{End, Session};
 use crate::cluster::{Causal, Cluster, Member, NoReplica, Wanted};
 use crate::config::{ReadConsistency, ReplicaFallback, Route};
+use crate::error::Refusal;
 use crate::pool::Pool;
 use crate::prepared::split_name;
 use crate::routing::{self, Defaults, Nature, Target, Why};
@@ -22,9 +25,14 @@ const LONGEST_REQUEST: usize = 64 << 10;
 /// How long a read that must see what others have written waits where nothing is configured.
 const STRONG_WAIT: Duration = Duration::from_millis(100);
 
-const ROUTE: &str = "pgferry.route";
+/// The setting that says where a client's requests go.
+pub(crate) const ROUTE: &str = "pgferry.route";
 const CAUSAL_KEY: &str = "pgferry.causal_key";
 const CAUSAL_TOKEN: &str = "pgferry.causal_token";
+
+/// What a client that asks for its causality token is answered by the primary.
+const TOKEN_SQL: &str =
+    "SELECT pg_catalog.pg_current_wal_insert_lsn()::pg_catalog.text AS \"pgferry.causal_token\"";
 
 /// What a client has to do with the choice of hosts.
 #[derive(Debug)]
@@ -397,6 +405,86 @@ impl Session {
         }
     }
 
+    /// The bytes that a client has sent, if it asks for its causality token there: with a question in its place that the
+    /// primary can answer.
+    pub(super) fn with_token(&self, input: &[u8]) -> Option<Vec<u8>> {
+        let token = b"causal_token";
+        let may_ask = self.follows.routes && self.cutter.at_boundary();
+        if !may_ask || !input.windows(token.len()).any(|word| word.eq_ignore_ascii_case(token)) {
+            return None;
+        }
+        let (mut out, mut at) = (Vec::new(), 0);
+        for (tag, body) in messages(input) {
+            let end = at + HEADER_LEN + body.len();
+            if matches!(tag, b'Q' | b'P') && asks_for_token(sent_text(tag, body)) {
+                let name = if tag == b'P' { split_name(body).map_or(&[][..], |(name, _)| name) } else { &[] };
+                put(&mut out, tag, |out| {
+                    if tag == b'P' {
+                        out.extend_from_slice(name);
+                        out.push(0);
+                    }
+                    out.extend_from_slice(TOKEN_SQL.as_bytes());
+                    out.extend_from_slice(if tag == b'P' { b"\0\0\0" } else { b"\0" });
+                });
+            } else {
+                out.extend_from_slice(&input[at..end]);
+            }
+            at = end;
+        }
+        out.extend_from_slice(&input[at..]);
+        Some(out)
+    }
+
+    /// Its server's host is no more what it was when the client got that server. Ends what can't go on: nobody may write to
+    /// a former primary.
+    pub(super) fn heed_roles(&mut self) -> Option<End> {
+        let cluster = self.pool.cluster()?;
+        let link = self.link.as_ref()?;
+        match &link.server.pool().site {
+            Some(site) => {
+                if !cluster.is_usable(&site.member) {
+                    self.survives_loss();
+                }
+                None
+            }
+            None => {
+                let info = &link.server.info;
+                let primary = cluster.primary()?;
+                if (&primary.host, primary.port) == (&info.host, info.port) {
+                    return None;
+                }
+                let begun = link.query_since != 0 || link.xact_since != 0;
+                let keeps = begun || !link.server.pins.is_empty() || link.exclusive;
+                keeps.then(|| End::Refused(self.lost("another host has become the primary")))
+            }
+        }
+    }
+
+    /// What a client is told whose server is gone. A transaction that was being committed may have been.
+    pub(super) fn lost(&self, why: &str) -> Refusal {
+        let Some(link) = &self.link else { return Refusal::fatal("server conn crashed?") };
+        let text = link.server.info.text();
+        let nature = Nature::from(sql::scan(&text).access);
+        let commits = link.query_since != 0
+            && match link.server.machine.status() {
+                TxStatus::Idle => !nature.only_reads(),
+                TxStatus::Open => nature.transaction == sql::Transaction::Ends,
+                TxStatus::Failed => false,
+            };
+        match commits {
+            true => ErrorMessage::fatal(
+                SqlState::STATEMENT_COMPLETION_UNKNOWN,
+                format!("the server connection was lost while the transaction was being committed: {why}"),
+            )
+            .with_detail("It is not known whether the transaction was committed.")
+            .with_hint("Look whether its changes are there before you repeat it.")
+            .into(),
+            false => ErrorMessage::fatal(SqlState::ADMIN_SHUTDOWN, format!("terminating connection: {why}"))
+                .with_detail("The transaction, if one was open, was rolled back.")
+                .into(),
+        }
+    }
+
     /// Takes over what the client's settings say of hosts.
     pub(super) fn note_reading(&mut self) {
         let Some(mut reading) = self.reading.take() else { return };
@@ -442,6 +530,16 @@ impl Session {
             _ => {}
         }
     }
+}
+
+/// `SHOW pgferry.causal_token`, and nothing else.
+fn asks_for_token(text: &[u8]) -> bool {
+    let text = text.trim_ascii().strip_suffix(b";").unwrap_or(text.trim_ascii());
+    let mut words = text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let is = |word: Option<&[u8]>, other: &str| {
+        word.is_some_and(|word| word.eq_ignore_ascii_case(other.as_bytes()))
+    };
+    is(words.next(), "show") && is(words.next(), CAUSAL_TOKEN) && words.next().is_none()
 }
 
 fn bit(member: &Member) -> u64 {

@@ -108,6 +108,12 @@ impl Cluster {
         todo!()
     }
 
+    /// It may be read from.
+    pub(crate) fn is_usable(&self, member: &Member) -> bool {
+        let _ = member;
+        todo!()
+    }
+
     /// A replica for a read.
     pub(crate) fn choose(&self, wanted: Wanted<'_>) -> Result<Arc<Member>, NoReplica> {
         let _ = wanted;

@@ -142,6 +142,9 @@ impl Pool {
     /// The next host, or one behind it if that is down.
     fn choose_host(self: &Arc<Self>, now: u64) -> Option<(Dial, usize)> {
         let targets = self.targets();
+        if self.site.is_none() && self.is_clustered() && self.db.is_elsewhere(&targets) {
+            return None;
+        }
         let first = lock(&self.dialling).next_host;
         let most = self.shared.config.load().limits.max_connecting;
         for even_down in [false, true] {

@@ -14,6 +14,9 @@ use crate::worker::Worker;
 /// Connections of one pool that may be opening at the same time; one while the server refuses.
 const CONNECTING_AT_ONCE: usize = 4;
 
+/// Pause (microseconds) behind a failure to reach a host of a cluster: probes find out how it is.
+const CLUSTER_RETRY: u64 = 100_000;
+
 impl Pool {
     /// Permission to open a connection now, counted as connecting.
     pub(crate) fn begin_connect(self: &Arc<Self>) -> Option<(Permit, Dial)> {
@@ -164,6 +167,15 @@ impl Pool {
 
     /// The server could not be reached, or has refused the login: a pause, unless another host may do better.
     pub(super) fn failed(&self, error: &ConnectError, retry_at: u64) {
+        if error.is_of_host() && self.is_clustered() {
+            let retry_at = self.shared.clock.micros() + CLUSTER_RETRY;
+            lock(&self.dialling).failure = Some(Failure { reason: error.to_string(), retry_at });
+            if self.site.is_some() {
+                // Another host can do it.
+                self.refuse_waiting(&Refusal::fatal(error.to_string()));
+            }
+            return;
+        }
         let none_is_better = match error {
             ConnectError::Insecure(_) => self.all_are_insecure(),
             _ => !error.is_of_host() || self.is_cut_off(),
@@ -188,6 +200,9 @@ impl Pool {
 
     /// Why a new request can't be served: the last attempt failed and no connection is open or opening.
     pub(crate) fn failing(self: &Arc<Self>) -> Option<String> {
+        if self.site.is_none() && self.is_clustered() {
+            return None; // there will be another primary
+        }
         let dialling = lock(&self.dialling);
         let failure = dialling.failure.as_ref().filter(|_| !self.shared.lacks_room())?;
         (self.open.get() == 0).then(|| failure.reason.clone())

@@ -1,10 +1,13 @@
 //! Where a pool's connections go: to the hosts of its database, to the primary of a cluster, or to one host of a cluster.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 
 use super::{Db, Pool};
 use crate::cluster::{Cluster, Member};
 use crate::config::Host;
+use crate::error::Refusal;
+use crate::server::ServerInfo;
 
 /// What a pool is whose connections all go to one host of a cluster.
 pub(crate) struct Site {
@@ -23,6 +26,11 @@ impl Pool {
     /// The hosts of its database, if it is observed which of them is the primary.
     pub(crate) fn cluster(&self) -> Option<Arc<Cluster>> {
         self.db.cluster.load_full()
+    }
+
+    /// Its hosts are observed.
+    pub(crate) fn is_clustered(&self) -> bool {
+        self.db.cluster.load().is_some()
     }
 
     /// The pool of the same database and user at one host.
@@ -67,6 +75,14 @@ impl Pool {
         }
     }
 
+    /// One host can't be used any more: what it was to do is done elsewhere.
+    pub(crate) fn member_lost(&self, member: &Arc<Member>) {
+        let sites = self.sites.load();
+        let Some(site) = sites.iter().find(|pool| pool.is_at(member)) else { return };
+        site.renew("its host can't be used");
+        site.refuse_waiting(&Refusal::fatal("its host can't be used"));
+    }
+
     /// Which of its hosts is the primary has changed: nothing new is begun where it was.
     pub(crate) fn primary_changed(self: &Arc<Self>) {
         self.renew("another primary");
@@ -85,5 +101,17 @@ impl Db {
                 spec.hosts.iter().map(|host| (host.clone(), spec.port)).collect()
             }
         }
+    }
+
+    /// Clients are still at work on a host that is the primary no more: until they are cut off nothing begins on another.
+    pub(super) fn is_elsewhere(&self, targets: &[(Host, u16)]) -> bool {
+        let at_work = |pool: &Arc<Pool>| {
+            let is_out = |info: &Arc<ServerInfo>| {
+                info.client.load(Relaxed) != 0
+                    && !targets.iter().any(|(host, port)| (host, *port) == (&info.host, info.port))
+            };
+            pool.site.is_none() && pool.members().iter().any(is_out)
+        };
+        self.pools().iter().any(at_work)
     }
 }

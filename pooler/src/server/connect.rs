@@ -37,6 +37,9 @@ use crate::worker::Worker;
 const MAX_LOGIN_MESSAGE: u32 = 256 << 10;
 const MOST_PARAMS: usize = 1024;
 
+/// The parameter by which a server says what it is, from PostgreSQL 14 on.
+pub(crate) const IN_HOT_STANDBY: &str = "in_hot_standby";
+
 /// Why a connection could not be opened.
 #[derive(Debug, Clone)]
 pub(crate) enum ConnectError {
@@ -198,8 +201,12 @@ async fn open(
         params: Mutex::new(params.clone()),
         text: Mutex::default(),
     });
-    if extra.is_empty() && pool.welcome().is_none() {
-        pool.set_welcome(generation, Welcome { untracked, defaults: params.clone() });
+    let is_standby = untracked.iter().any(|(name, value)| name == IN_HOT_STANDBY && value == "on");
+    if is_standby && pool.site.is_none() && pool.is_clustered() {
+        return Err(ConnectError::Unreachable("it is a standby and no primary".to_owned()));
+    }
+    if extra.is_empty() {
+        greet(pool, generation, Welcome { untracked, defaults: params.clone() });
     }
     pool.member_opened(&info);
     let mut server = Box::new(Server {
@@ -235,6 +242,16 @@ async fn open(
     server.idle_since = shared.clock.micros();
     server.info.set_state(ServerState::Idle);
     Ok(IdleServer(server))
+}
+
+/// Keeps what a server has said for the logins of clients, unless that is known. Those of all hosts say the same, but for
+/// what they are.
+fn greet(pool: &Arc<Pool>, generation: u64, welcome: Welcome) {
+    let home = pool.home();
+    if home.welcome().is_none() {
+        let generation = if pool.site.is_some() { home.generation() } else { generation };
+        home.set_welcome(generation, welcome);
+    }
 }
 
 /// Answers what the server asks until it is content.
