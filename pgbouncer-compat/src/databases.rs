@@ -10,6 +10,7 @@ use crate::connstr;
 use crate::finding::{Place, Report, did_you_mean};
 use crate::ini::ReadFile;
 use crate::limits;
+use crate::routing::{self, Wrong};
 use crate::secret;
 use crate::tls;
 use crate::users;
@@ -32,14 +33,21 @@ pub(crate) struct Key {
 enum Set {
     /// Or what is wrong with the value, as a phrase to follow "expected".
     Value(fn(&mut Database, &str) -> Result<(), &'static str>),
+    /// Or everything in it that is wrong.
+    List(fn(&mut Database, &str) -> Result<(), Vec<Wrong>>),
     /// A secret, which may refer to where it stands.
     Secret(fn(&mut Database, Secret)),
     /// The file that holds a secret.
     SecretFile(fn(&mut Database, Secret)),
 }
 
-/// Every key, in PgBouncer's order.
-pub(crate) const KEYS: &[Key] = &[
+/// Every key but those that [users and applications](limits::OWN) have as well.
+pub(crate) fn keys() -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().chain(routing::KEYS)
+}
+
+/// In PgBouncer's order.
+const KEYS: &[Key] = &[
     key("dbname", "text", "Name on the server; without it, the name the client uses.", |db, v| {
         db.dbname = Some(v.to_owned());
         Ok(())
@@ -234,13 +242,22 @@ const STARTUP: &str = "Given to the server at login.";
 const OWN_TLS: &str = "As the setting of that name. Not PgBouncer's.";
 const MODES: &str = "`disable`, `allow`, `prefer`, `require`, `verify-ca`, `verify-full`";
 
-const fn key(
+pub(crate) const fn key(
     name: &'static str,
     value: &'static str,
     help: &'static str,
     set: fn(&mut Database, &str) -> Result<(), &'static str>,
 ) -> Key {
     Key { name, value, help, set: Set::Value(set) }
+}
+
+pub(crate) const fn list_key(
+    name: &'static str,
+    value: &'static str,
+    help: &'static str,
+    set: fn(&mut Database, &str) -> Result<(), Vec<Wrong>>,
+) -> Key {
+    Key { name, value, help, set: Set::List(set) }
 }
 
 /// Reads one entry. `unix_socket_dir` is where a server without `host` is; `None` if there is no such directory.
@@ -260,7 +277,7 @@ pub(crate) fn parse(
     if name.len() > MAX_NAME {
         report.fault(place, format!("too long db name: {name}"), format!("at most {MAX_NAME} bytes"));
     }
-    let pairs = match connstr::pairs(text) {
+    let mut pairs = match connstr::pairs(text) {
         Ok(pairs) => pairs,
         Err(advice) => {
             report.fault(place, "syntax error in connection string", format!("database {name}: {advice}"));
@@ -273,6 +290,7 @@ pub(crate) fn parse(
         let message = format!("database {name} has both password and password_file");
         report.fault(place, message, "leave one of them out");
     }
+    pairs.sort_by_key(|(key, _)| *key == routing::REPLICAS);
     for (key, value) in &pairs {
         set(&mut database, key, value, place, read_file, report);
     }
@@ -311,9 +329,15 @@ fn set(
 ) {
     let name = database.name.clone();
     let own = limits::OWN.iter().find(|row| row.name == key);
-    let set = match (own, KEYS.iter().find(|row| row.name == key).map(|row| row.set)) {
-        (Some(own), _) => (own.set)(&mut database.times, value),
-        (None, Some(Set::Value(set))) => set(database, value),
+    let wrong = |item: &str, expected: &'static str| Wrong { item: item.to_owned(), expected };
+    let set = match (own, keys().find(|row| row.name == key).map(|row| row.set)) {
+        (Some(own), _) => {
+            (own.set)(&mut database.times, value).map_err(|expected| vec![wrong(value, expected)])
+        }
+        (None, Some(Set::Value(set))) => {
+            set(database, value).map_err(|expected| vec![wrong(value, expected)])
+        }
+        (None, Some(Set::List(set))) => set(database, value),
         (None, Some(Set::Secret(set))) => {
             let named = format!("{key} of database {name}");
             let secret = secret::resolve(&named, value, place, read_file, report);
@@ -331,14 +355,14 @@ fn set(
             return report.fault(place, message, did_you_mean(key, names()));
         }
     };
-    if let Err(expected) = set {
-        let message = format!("invalid {}: {value}", users::label(key));
+    for Wrong { item, expected } in set.err().into_iter().flatten() {
+        let message = format!("invalid {}: {item}", users::label(key));
         report.fault(place, message, format!("database {name}: expected {expected}"));
     }
 }
 
 fn names() -> impl Iterator<Item = &'static str> {
-    KEYS.iter().map(|row| row.name).chain(limits::OWN.iter().map(|row| row.name))
+    keys().map(|row| row.name).chain(limits::OWN.iter().map(|row| row.name))
 }
 
 fn empty(name: &str) -> Database {

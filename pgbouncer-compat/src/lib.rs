@@ -23,6 +23,7 @@ mod load;
 mod manual;
 mod peers;
 mod reference;
+mod routing;
 mod secret;
 pub mod settings;
 pub mod texts;

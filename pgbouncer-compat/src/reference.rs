@@ -13,7 +13,7 @@ pub fn reference() -> String {
         row(&mut out, setting);
     }
     out.push_str(DATABASES);
-    for key in databases::KEYS {
+    for key in databases::keys() {
         line(&mut out, &[&format!("`{}`", key.name), key.value, key.help]);
     }
     limit_keys(&mut out, limits::OWN.iter());

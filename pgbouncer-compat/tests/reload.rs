@@ -60,6 +60,44 @@ fn the_same_files_change_nothing() {
 }
 
 #[test]
+fn replicas() {
+    let from = |old: &str, new: &str| {
+        let [old, new] = [old, new].map(|entry| {
+            let base = BASE.replace("shop = host=a", &format!("shop = host=a {entry}"));
+            loaded(&base, USERS).config
+        });
+        plan(&old, &new).0.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    // Which of the hosts has the servers so far is not known.
+    assert_eq!(
+        from("", "replicas=b"),
+        [
+            "database shop.replicas: (none) -> b:5432 (now)",
+            "database shop.observed: (none) -> 1 (servers renewed)"
+        ]
+    );
+    for (old, new, changed) in [
+        ("replicas=b", "replicas=b*2@z,[::1]:7", "replicas: b:5432 -> b:5432*2@z,[::1]:7 (now)"),
+        ("replicas=b", "replicas=b read_routing=auto", "read_routing: (none) -> auto (now)"),
+        ("replicas=b", "replicas=b route=standby", "route: (none) -> replica (now)"),
+        ("replicas=b", "replicas=b read_consistency=strong", "read_consistency: (none) -> strong (now)"),
+        (
+            "replicas=b",
+            "replicas=b read_consistency_wait=5ms",
+            "read_consistency_wait: (none) -> 0.005 (now)",
+        ),
+        ("replicas=b max_replica_lag=1", "replicas=b max_replica_lag=0", "max_replica_lag: 1 -> 0 (now)"),
+        ("replicas=b", "replicas=b replica_fallback=error", "replica_fallback: (none) -> error (now)"),
+        ("replicas=b", "replicas=b primary_read_share=50", "primary_read_share: (none) -> 50 (now)"),
+        ("replicas=b", "replicas=b commit_certainty=1", "commit_certainty: (none) -> 1 (now)"),
+        ("replicas=b", "replicas=b read_functions=f,g", "read_functions: (none) -> f,g (now)"),
+        ("replicas=b", "replicas=b patroni=http://a:1", "patroni: (none) -> http://a:1 (now)"),
+    ] {
+        assert_eq!(from(old, new), [format!("database shop.{changed}")]);
+    }
+}
+
+#[test]
 fn databases() {
     assert_eq!(with("pool_size=20", "pool_size=50"), ["database shop.pool_size: 20 -> 50 (now)"]);
     assert_eq!(with("pool_size=20", "pool_size=0"), ["database shop.pool_size: 20 -> 0 (now)"]);

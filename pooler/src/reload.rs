@@ -6,8 +6,8 @@ use std::fmt::{self, Debug, Display};
 use std::time::Duration;
 
 use crate::config::{
-    Application, Config, Database, DatabaseTls, Host, LoadBalance, OnTimeout, OwnTimeLimits, PeerInstance,
-    SessionState, Share, User,
+    Application, Config, Database, DatabaseTls, Host, LoadBalance, OnTimeout, OwnRouting, OwnTimeLimits,
+    PeerInstance, SessionState, Share, User,
 };
 use crate::pool::Pool;
 
@@ -215,9 +215,9 @@ fn database(config: &Config, database: &Database) -> Parts {
         hosts,
         host_text,
         port,
-        replicas: _,
-        patroni: _,
-        routing: _,
+        replicas,
+        patroni,
+        routing: own_routing,
         user,
         password,
         auth_user,
@@ -282,9 +282,41 @@ fn database(config: &Config, database: &Database) -> Parts {
         ("max_db_client_connections", shown(max_client_connections), Plain),
         ("server_lifetime", server_lifetime.map(seconds), Plain),
         ("query_wait_timeout", query_wait_timeout.map(time), Plain),
+        // One host more or less leaves the servers at the others as they are; but where no host was looked at, or none is
+        // any more, they may be anywhere.
+        ("replicas", (!replicas.is_empty()).then(|| listed(replicas)), Plain),
+        ("observed", database.is_observed(config).then(|| "1".to_owned()), Derived),
+        ("patroni", patroni.as_deref().map(listed), Plain),
     ];
+    parts.extend(routing(own_routing));
     parts.extend(times(own));
     parts
+}
+
+fn routing(own: &OwnRouting) -> Parts {
+    use Part::Plain;
+    let OwnRouting {
+        reads,
+        route,
+        consistency,
+        consistency_wait,
+        max_lag,
+        fallback,
+        primary_read_share,
+        commit_certainty,
+        read_functions,
+    } = own;
+    vec![
+        ("read_routing", reads.map(|reads| reads.as_str().to_owned()), Plain),
+        ("route", route.map(|route| route.as_str().to_owned()), Plain),
+        ("read_consistency", consistency.map(|consistency| consistency.as_str().to_owned()), Plain),
+        ("read_consistency_wait", consistency_wait.map(seconds), Plain),
+        ("max_replica_lag", max_lag.map(time), Plain),
+        ("replica_fallback", fallback.map(|fallback| fallback.as_str().to_owned()), Plain),
+        ("primary_read_share", primary_read_share.map(percent), Plain),
+        ("commit_certainty", commit_certainty.map(|on| u8::from(on).to_string()), Plain),
+        ("read_functions", read_functions.as_deref().map(listed), Plain),
+    ]
 }
 
 fn user(user: &User) -> Parts {
@@ -345,6 +377,10 @@ fn peer(peer: &PeerInstance) -> Parts {
         ("port", Some(port.to_string()), Part::Plain),
         ("pool_size", Some(pool_size.map_or_else(|| "0".to_owned(), |size| size.to_string())), Part::Plain),
     ]
+}
+
+fn listed<T: Display>(values: &[T]) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 fn shown<T: Debug>(value: &Option<T>) -> Option<String> {

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use pooler::config::{
     Application, Auth, AuthMethod, AuthQuery, CheckQuery, ClientTls, Config, Database, DnsRules, Hba, Http,
-    Limits, Listen, ListenAddr, LogRules, LoginLimits, PeerInstance, PoolMode, PoolSizes, ProbeRules,
-    Routing, Secret, ServerRules, SocketOptions, StartupParams, TimeLimits, Timeouts, UnixListen, User,
-    Userlist,
+    Limits, Listen, ListenAddr, LogRules, LoginLimits, PeerInstance, PoolMode, PoolSizes, Secret,
+    ServerRules, SocketOptions, StartupParams, TimeLimits, Timeouts, UnixListen, User, Userlist,
 };
 
 use super::{LogFormat, Program, Syslog};
+use crate::routing;
 use crate::settings::Values;
 use crate::users;
 
@@ -62,9 +62,9 @@ pub(super) fn config(
         session_state: users::session_state(settings.text("session_state")).unwrap_or_default(),
         audit_sample: users::share(settings.text("audit_sample")).unwrap_or_default(),
         server: server_rules(settings),
-        routing: Routing::default(),
-        probes: ProbeRules::default(),
-        patroni: Vec::new(),
+        routing: routing::global(settings),
+        probes: routing::probes(settings),
+        patroni: routing::patroni(settings.text("patroni")).unwrap_or_default(),
         params: StartupParams {
             ignore: settings.list("ignore_startup_parameters"),
             track_extra: settings.list("track_extra_parameters"),

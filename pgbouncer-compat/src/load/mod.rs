@@ -20,7 +20,7 @@ pub use set::NotSet;
 use crate::finding::{Faults, Finding, Place, Report, did_you_mean};
 use crate::ini::{self, Item, ReadFile};
 use crate::settings::{Change, Kind, SETTINGS, SetError, Setting, Status, Values};
-use crate::{databases, hba, ldap, limits, peers, secret, tls, userlist, users};
+use crate::{databases, hba, ldap, limits, peers, routing, secret, tls, userlist, users};
 
 /// A configuration that can be used.
 #[derive(Debug, Clone)]
@@ -285,6 +285,7 @@ impl Draft {
             tls::check_demand(database.client_tls, &whose, &settings, place, report);
             let database = Arc::new(database);
             check_database(&database, &settings, place, report);
+            routing::check_database(&database, &settings, place, report);
             let earlier = match name.as_str() {
                 "*" => fallback.replace(database),
                 _ => named.insert(name.clone(), database),
@@ -490,6 +491,7 @@ fn check_settings(settings: &Values, whole_file: &Place, report: &mut Report) {
     }
     check_http(settings, whole_file, report);
     check_auth_query(settings, whole_file, report);
+    routing::check(settings, whole_file, report);
     if settings.list("listen_addr").is_empty() && settings.text("unix_socket_dir").is_empty() {
         report.fault(whole_file, "nowhere to listen on", "set listen_addr or unix_socket_dir");
     }

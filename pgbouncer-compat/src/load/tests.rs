@@ -1,4 +1,5 @@
 mod auth;
+mod routing;
 mod tls;
 
 use std::time::Duration;
@@ -363,6 +364,7 @@ fn every_active_setting_reaches_its_place() {
             _ if setting.name == "auth_type" => "trust",
             _ if ["auth_hba_file", "auth_ident_file"].contains(&setting.name) => continue, // with hba only, below
             _ if setting.name == "http_listen" => "*:9127",
+            _ if setting.name == "patroni" => "http://x:8008",
             _ if setting.name.contains("_tls") => continue, // below
             _ if setting.name == "auth_ldap_options" => "ldapserver=h ldapprefix=cn=",
             (_, Status::Harmless(_) | Status::Only(_)) => continue,

@@ -1,4 +1,5 @@
 use super::{Applies, Kind, Setting, Status, Unit};
+use crate::routing;
 
 /// Every setting of `[pgbouncer]`: PgBouncer's, in the order of its `SHOW CONFIG`, then this program's own.
 pub const SETTINGS: &[Setting] = &[
@@ -310,6 +311,9 @@ pub const SETTINGS: &[Setting] = &[
          login asks. A password that does not fit what is kept is compared with a new answer before it is refused. Not a \
          setting of PgBouncer.",
     ),
+    text("availability_zone",
+        "Where this pooler runs; reads go to replicas of the same zone (`@ZONE` in `replicas`) as long as there are any. Not a setting of PgBouncer.",
+    ),
     int(
         "buffer_limit",
         "1073741824",
@@ -332,6 +336,13 @@ pub const SETTINGS: &[Setting] = &[
         "1",
         "Cancel what the server does for a client that has left; 0: let it finish, as PostgreSQL would, for no longer than \
          `statement_timeout`. A transaction left open is rolled back in any case. Not a setting of PgBouncer.",
+    ),
+    flag(
+        "commit_certainty",
+        "0",
+        "When the primary is lost while it commits, its successor is asked (`pg_xact_status`) what became of the \
+         transaction, so that the client learns it instead of `40003`. It costs a round trip in every transaction \
+         that may write. Not a setting of PgBouncer.",
     ),
     seconds(
         "drain_grace",
@@ -390,6 +401,12 @@ pub const SETTINGS: &[Setting] = &[
         "Clients of a pool that may keep their server connection for what they have in its session (`SHOW PINS`); 0: no \
          limit. One more is disconnected behind its transaction. Not a setting of PgBouncer.",
     ),
+    seconds(
+        "max_replica_lag",
+        "0",
+        "Replicas that are further behind the primary get no reads, whatever `read_consistency` says; 0: how far they \
+         are behind does not matter. Not a setting of PgBouncer.",
+    ),
     connections(
         "max_waiting_clients",
         "0",
@@ -405,11 +422,74 @@ pub const SETTINGS: &[Setting] = &[
          as by PostgreSQL's own limits (`25P04`, `25P03`), or its transaction is rolled back and its next request gets an \
          error of that code. Not a setting of PgBouncer.",
     ),
+    list(
+        "patroni",
+        "",
+        "Addresses of Patroni's REST interface, `http://HOST:PORT`, that are asked for roles as well as the hosts \
+         themselves. Not a setting of PgBouncer.",
+    ),
+    row(
+        "primary_read_share",
+        Kind::Percent,
+        "100",
+        "The part of a pool's connections to the primary that reads may have for which there is no replica, so that \
+         they leave the rest to what only the primary can do. Not a setting of PgBouncer.",
+    ),
+    seconds(
+        "probe_interval",
+        "1",
+        "The longest time between two looks at a host that belongs to others (`replicas`), from 10ms to 60s; while \
+         something depends on it, it is looked at more often. Not a setting of PgBouncer.",
+    ),
+    seconds(
+        "probe_timeout",
+        "1",
+        "Time for such a look, from 10ms to 60s; a host that does not answer in it has failed it. Not a setting of \
+         PgBouncer.",
+    ),
+    text("probe_user",
+        "As which user hosts are looked at; empty: one whose pool there is. Not a setting of PgBouncer.",
+    ),
     int(
         "query_stats",
         "500",
         "Statements of each pool that `SHOW QUERIES` knows, those that hold servers longest; each takes up to 600 bytes for \
          every worker. 0: they are not counted. Not a setting of PgBouncer.",
+    ),
+    choice(
+        "read_consistency",
+        "session",
+        routing::CONSISTENCIES,
+        "What a read on a replica sees: all that its client has committed itself (`session`), what the replica has \
+         (`eventual`), or all that anybody has committed before the read (`strong`). See [replicas](replicas.md). Not \
+         a setting of PgBouncer.",
+    ),
+    seconds(
+        "read_consistency_wait",
+        "0",
+        "How long a read waits for a replica that has what it must see, before it goes to the primary; 0: it goes \
+         there at once. Not a setting of PgBouncer.",
+    ),
+    list(
+        "read_functions",
+        "",
+        "Functions that only read, such as `total` or `shop.total`: statements that call them may go to a replica. \
+         Not a setting of PgBouncer.",
+    ),
+    choice(
+        "read_routing",
+        "off",
+        routing::READS,
+        "Who sends reads to replicas: nobody (`off`); clients that ask for it (`explicit`), by `pgferry.route` or a \
+         `READ ONLY` transaction; or the pooler as well, wherever it is certain that a statement only reads (`auto`). \
+         See [replicas](replicas.md). Not a setting of PgBouncer.",
+    ),
+    choice(
+        "replica_fallback",
+        "primary",
+        routing::FALLBACKS,
+        "What becomes of a read for which there is no replica: the primary runs it (`primary`), or it waits for a \
+         replica as for any server (`error`). Not a setting of PgBouncer.",
     ),
     seconds(
         "request_timeout",
@@ -418,6 +498,14 @@ pub const SETTINGS: &[Setting] = &[
          waits too long is refused and not sent, one that runs is cancelled (`57014`). Clients set their own with `SET \
          pgferry.deadline = '800ms'` or `/*deadline=800ms*/` at the head of a statement; the stricter holds. Not a setting \
          of PgBouncer.",
+    ),
+    choice(
+        "route",
+        "auto",
+        routing::ROUTES,
+        "Where requests of clients go that do not say so themselves (`pgferry.route`): as `read_routing` says (`auto`, `any`), \
+         to the primary (`primary`, `read-write`), to a replica and nowhere else (`replica`, `standby`, `read-only`), or to \
+         one if there is any (`prefer-standby`, `prefer-replica`). Not a setting of PgBouncer.",
     ),
     choice(
         "server_channel_binding",

@@ -1,7 +1,16 @@
+use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{Host, Share};
+use super::{Config, Database, Host, Share};
+
+impl Database {
+    /// Which of its hosts is the primary is observed: it has replicas, or several hosts over which reads may be spread.
+    pub(crate) fn is_observed(&self, config: &Config) -> bool {
+        let reads = self.routing.reads.unwrap_or(config.routing.reads);
+        !self.replicas.is_empty() || self.hosts.len() > 1 && reads != ReadRouting::Off
+    }
+}
 
 /// Who decides that a request goes to a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -51,6 +60,38 @@ pub enum Route {
     PreferReplica,
 }
 
+impl ReadRouting {
+    /// The word used in configuration and console.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ReadRouting::Off => "off",
+            ReadRouting::Explicit => "explicit",
+            ReadRouting::Auto => "auto",
+        }
+    }
+}
+
+impl ReadConsistency {
+    /// The word used in configuration and console.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ReadConsistency::Session => "session",
+            ReadConsistency::Eventual => "eventual",
+            ReadConsistency::Strong => "strong",
+        }
+    }
+}
+
+impl ReplicaFallback {
+    /// The word used in configuration and console.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ReplicaFallback::Primary => "primary",
+            ReplicaFallback::Error => "error",
+        }
+    }
+}
+
 impl Route {
     /// The route that a word stands for; case does not matter.
     pub fn of(word: &str) -> Option<Route> {
@@ -85,6 +126,22 @@ pub struct Replica {
     pub weight: NonZeroU32,
     /// Its availability zone.
     pub zone: Option<String>,
+}
+
+/// As in the file, with all that may be left out there but a weight of 1.
+impl fmt::Display for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Tcp(name) if name.contains(':') => write!(f, "[{name}]")?,
+            Host::Tcp(name) => f.write_str(name)?,
+            Host::Unix(directory) => write!(f, "{}", directory.display())?,
+        }
+        write!(f, ":{}", self.port)?;
+        if self.weight != NonZeroU32::MIN {
+            write!(f, "*{}", self.weight)?;
+        }
+        self.zone.iter().try_for_each(|zone| write!(f, "@{zone}"))
+    }
 }
 
 /// How the requests of a pool are spread over hosts.
