@@ -13,7 +13,7 @@ use super::request::Incoming;
 use super::trial::{Armed, Trial};
 use super::{End, Session};
 use crate::cluster::{Causal, Cluster, Member, NoReplica, Wanted};
-use crate::config::{ReadConsistency, ReplicaFallback, Route};
+use crate::config::{PoolMode, ReadConsistency, ReplicaFallback, Route};
 use crate::error::Refusal;
 use crate::pool::Pool;
 use crate::prepared::split_name;
@@ -95,10 +95,7 @@ impl Session {
     pub(super) fn aim(&mut self, message: &Incoming<'_>) -> bool {
         let Some(cluster) = self.pool.cluster() else { return true };
         let now = self.worker.now();
-        if self.reading.is_none() {
-            self.reading = Some(Box::default());
-            self.note_reading();
-        }
+        self.begin_reading();
         let ahead = self.look_ahead(message);
         let (why, aim) = self.choose(&cluster, ahead.as_ref(), now);
         let Some(reading) = &mut self.reading else { return true };
@@ -118,7 +115,15 @@ impl Session {
         true
     }
 
+    fn begin_reading(&mut self) {
+        if self.reading.is_none() {
+            self.reading = Some(Box::default());
+            self.note_reading();
+        }
+    }
+
     fn choose(&mut self, cluster: &Arc<Cluster>, ahead: Option<&Ahead>, now: u64) -> (Why, Aim) {
+        let for_session = self.mode() == PoolMode::Session;
         let routing = self.rules.now().routing.clone();
         let zone = self.pool.shared.config.load().probes.zone.clone();
         let Some(reading) = &self.reading else { return (Why::Nothing, Aim::Home) };
@@ -126,6 +131,8 @@ impl Session {
         if reading.refused {
             return (Why::Again, Aim::Home);
         }
+        // Who keeps its server for its session says beforehand where that is to be.
+        let ahead = ahead.filter(|_| !for_session);
         let why = routing::decide(&routing, route, reading.defaults, ahead.map(|ahead| ahead.nature));
         if why.target() == Target::Primary {
             return (why, Aim::Home);
@@ -513,7 +520,8 @@ impl Session {
         }
         let cluster = self.pool.cluster();
         let Some(cluster) = cluster else { return };
-        let reading = self.reading.get_or_insert_default();
+        self.begin_reading();
+        let Some(reading) = &mut self.reading else { return };
         match name {
             name if name == ROUTE.as_bytes() => reading.route = value.and_then(Route::of),
             name if name == CAUSAL_KEY.as_bytes() => {
