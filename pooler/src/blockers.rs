@@ -16,6 +16,7 @@ use protocol::session::{Origin, Route};
 use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
 
+use crate::answers::{self, Values};
 use crate::clients::ClientInfo;
 use crate::events::LONGEST_SHOWN;
 use crate::net::Peer;
@@ -62,9 +63,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// More than this (bytes) is not read.
 const LONGEST: usize = 4 << 20;
-
-/// A row of the answer.
-pub(crate) type Values = Vec<Option<String>>;
 
 /// What a worker is to ask.
 pub(crate) struct Question {
@@ -283,42 +281,8 @@ async fn query(server: &mut Server, sql: &str) -> Result<Vec<Values>, String> {
     }
     match refused {
         Some(why) => Err(why),
-        None => Ok(data_rows(&bytes)),
+        None => Ok(answers::data_rows(&bytes)),
     }
-}
-
-/// The values of the `DataRow`s among these messages.
-fn data_rows(mut bytes: &[u8]) -> Vec<Values> {
-    let mut rows = Vec::new();
-    while let [tag, a, b, c, d, rest @ ..] = bytes {
-        let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
-        let Some((body, behind)) = length.checked_sub(4).and_then(|length| rest.split_at_checked(length))
-        else {
-            break; // there was more than is read
-        };
-        if *tag == b'D' {
-            rows.push(values(body).unwrap_or_default());
-        }
-        bytes = behind;
-    }
-    rows
-}
-
-fn values(body: &[u8]) -> Option<Values> {
-    let (count, mut rest) = body.split_first_chunk::<2>()?;
-    let mut values = Vec::new();
-    for _ in 0..u16::from_be_bytes(*count) {
-        let (length, behind) = rest.split_first_chunk::<4>()?;
-        let Ok(length) = usize::try_from(i32::from_be_bytes(*length)) else {
-            values.push(None);
-            rest = behind;
-            continue;
-        };
-        let (value, behind) = behind.split_at_checked(length)?;
-        values.push(Some(String::from_utf8_lossy(value).into_owned()));
-        rest = behind;
-    }
-    Some(values)
 }
 
 impl Pool {
@@ -329,20 +293,5 @@ impl Pool {
     /// A worker that has an idle server, if one has.
     fn idle_worker(&self) -> usize {
         self.shards.iter().position(|shard| shard.idle_count() > 0).unwrap_or(0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_are_read_and_what_is_cut_off_is_not() {
-        let mut bytes = b"T\0\0\0\x06\0\0".to_vec();
-        bytes.extend(b"D\0\0\0\x10\0\x02\0\0\0\x02ab\xff\xff\xff\xff");
-        bytes.extend(b"D\0\0\0\x0b\0\x01\0\0\0\x01");
-        assert_eq!(data_rows(&bytes), [vec![Some("ab".to_owned()), None]]);
-        assert!(data_rows(b"D\0\0\0\x02").is_empty());
-        assert_eq!(values(b"\0\x02\0\0\0\x05ab"), None);
     }
 }

@@ -20,7 +20,7 @@ use crate::reload::{self, Effect, Plan};
 use crate::server::reach;
 use crate::shared::Shared;
 use crate::snapshot::{
-    self, Counts, DatabaseRow, DnsHostRow, EventsRow, FdRow, LatencyRow, MemoryRow, PeerRow, PinRow,
+    self, Counts, DatabaseRow, DnsHostRow, EventsRow, FdRow, HostRow, LatencyRow, MemoryRow, PeerRow, PinRow,
     PinTotalsRow, PoolRow, SaturationRow, SocketRow, StatsRow, UserRow,
 };
 use crate::state::Defined;
@@ -197,6 +197,11 @@ impl Control {
     /// Counters by database.
     pub fn stats(&self) -> Vec<StatsRow> {
         snapshot::stats(&self.shared)
+    }
+
+    /// Every host of a database whose hosts are observed.
+    pub fn hosts(&self) -> Vec<HostRow> {
+        snapshot::hosts(&self.shared)
     }
 
     /// Every database, by name.
@@ -501,7 +506,12 @@ impl Control {
             return self.shared.registry.remove_database(&db.name);
         };
         db.spec.store(spec.clone());
-        let renewed = effect == Some(Effect::Renewed);
+        let regrouped = db.find_cluster(&self.shared, config);
+        db.pools()
+            .iter()
+            .filter(|pool| pool.is_astray())
+            .for_each(|pool| self.end_pool(pool, "another cluster"));
+        let renewed = regrouped || effect == Some(Effect::Renewed);
         if renewed {
             db.functions.forget(Defined::ANYTHING, []); // it may be another database now
         }

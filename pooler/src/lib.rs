@@ -19,6 +19,7 @@
 mod admit;
 pub mod advice;
 mod alarms;
+mod answers;
 mod auth_query;
 pub mod blockers;
 mod buffers;

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::auth_query::AuthQueries;
 use crate::buffers::Buffers;
 use crate::clients::Clients;
+use crate::cluster::Clusters;
 use crate::config::{Config, Database};
 use crate::console::Console;
 use crate::consoles::Consoles;
@@ -75,6 +76,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) census: Arc<Census>,
     pub(crate) hosts: Hosts,
+    pub(crate) clusters: Clusters,
     pub(crate) names: Names,
     pub(crate) clients: Clients,
     /// Of connections that have not come to a pool.
@@ -125,6 +127,7 @@ impl Shared {
             registry: Registry::default(),
             census: Arc::default(),
             hosts: Hosts::default(),
+            clusters: Clusters::default(),
             names: Names::default(),
             clients: Clients::default(),
             events: Events::default(),

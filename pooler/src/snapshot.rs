@@ -1,6 +1,7 @@
 //! What the pooler looks like at one moment, as plain data: the console and the metrics render the same rows.
 
 mod connections;
+mod hosts;
 mod load;
 mod process;
 
@@ -14,6 +15,8 @@ use protocol::startup::Replication;
 
 pub use connections::{PinRow, SocketRow};
 pub(crate) use connections::{clients, pins, servers};
+pub use hosts::HostRow;
+pub(crate) use hosts::hosts;
 pub use load::{LatencyRow, SaturationRow};
 pub(crate) use load::{latencies, saturation};
 

@@ -19,6 +19,7 @@ use crate::alarms::{Alarm, Alarms};
 use crate::blockers::{self, Question};
 use crate::cancel::{self, Cancels};
 use crate::clients::{ClientInfo, ClientState};
+use crate::cluster::Probe;
 use crate::control::Control;
 use crate::error::Refusal;
 use crate::events::Throttle;
@@ -69,6 +70,8 @@ pub(crate) enum Order {
     TellWaiting(Telling),
     /// Ask PostgreSQL something for the console.
     Ask(Question),
+    /// Observe a host of a cluster.
+    Probe(Probe),
     /// Look at the phase again.
     PhaseChanged,
     /// There is a new configuration.
@@ -462,6 +465,7 @@ impl Worker {
                     local.wake();
                 }
             }
+            Order::Probe(probe) => self.spawn(probe.run()),
             Order::Ask(question) => self.spawn(blockers::ask(self.clone(), question)),
             Order::PhaseChanged => {
                 if self.shared.phase() == Phase::WaitForServers {

@@ -93,6 +93,7 @@ impl Dial {
         state.down_until = Some(retry_at);
         let pools = std::mem::take(&mut state.turned_away);
         drop(state);
+        self.shared.clusters.connect_failed(&self.host, self.port, &error.to_string());
         // It was tried for them as well.
         pools.iter().filter_map(Weak::upgrade).for_each(|pool| pool.failed(error, retry_at));
     }

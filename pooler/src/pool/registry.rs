@@ -207,12 +207,16 @@ impl Registry {
         let user = self.user(name);
         let config = shared.config.load();
         let rules = PoolRules::new(&config, &db.spec.load(), config.users.get(name));
+        db.find_cluster(shared, &config);
         let pool = Arc::new(Pool::new(shared, db.clone(), user.clone(), rules));
         pool.hold(shared.is_paused() || db.paused.load(Relaxed));
         lock(&db.pools).push(pool.clone());
         lock(&user.pools).push(pool.clone());
         // Once more, for a pause that began between the first look and the push.
         pool.hold(shared.is_paused() || db.paused.load(Relaxed));
+        if let Some(cluster) = pool.cluster() {
+            cluster.attach(&pool);
+        }
         pool
     }
 

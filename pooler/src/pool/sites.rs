@@ -5,9 +5,10 @@ use std::sync::{Arc, Weak};
 
 use super::{Db, Pool};
 use crate::cluster::{Cluster, Member};
-use crate::config::Host;
+use crate::config::{Config, Host};
 use crate::error::Refusal;
 use crate::server::ServerInfo;
+use crate::shared::Shared;
 
 /// What a pool is whose connections all go to one host of a cluster.
 pub(crate) struct Site {
@@ -76,11 +77,29 @@ impl Pool {
     }
 
     /// One host can't be used any more: what it was to do is done elsewhere.
-    pub(crate) fn member_lost(&self, member: &Arc<Member>) {
+    pub(crate) fn member_lost(&self, member: &Member) {
         let sites = self.sites.load();
-        let Some(site) = sites.iter().find(|pool| pool.is_at(member)) else { return };
+        let Some(site) = sites
+            .iter()
+            .find(|pool| pool.site.as_ref().is_some_and(|site| std::ptr::eq(&*site.member, member)))
+        else {
+            return;
+        };
         site.renew("its host can't be used");
         site.refuse_waiting(&Refusal::fatal("its host can't be used"));
+    }
+
+    /// It is at a host that is no longer one of its database's.
+    pub(crate) fn is_astray(&self) -> bool {
+        let Some(site) = &self.site else { return false };
+        let cluster = self.db.cluster.load();
+        !cluster.as_ref().is_some_and(|cluster| cluster.has(&site.member))
+    }
+
+    /// The primary is there again: who waits for it need wait no longer.
+    pub(crate) fn primary_is_back(self: &Arc<Self>) {
+        self.forget_failure();
+        self.order_pump();
     }
 
     /// Which of its hosts is the primary has changed: nothing new is begun where it was.
@@ -92,6 +111,14 @@ impl Pool {
 }
 
 impl Db {
+    /// Finds the cluster that its hosts are, if they are observed. True: it is another one than before.
+    pub(crate) fn find_cluster(&self, shared: &Arc<Shared>, config: &Config) -> bool {
+        let spec = self.spec.load();
+        let cluster = Cluster::of(shared, &spec, &config.routing.with(&spec.routing));
+        let before = self.cluster.swap(cluster.clone());
+        before.as_ref().map(Arc::as_ptr) != cluster.as_ref().map(Arc::as_ptr)
+    }
+
     /// Where its clients' requests go that are for the primary. Empty: that is not known.
     pub(crate) fn targets(&self) -> Vec<(Host, u16)> {
         match self.cluster.load().as_ref() {

@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 
 use super::dial::dial;
 use super::{IdleServer, Server, ServerInfo, ServerState, own};
-use crate::config::Secret;
+use crate::config::{Host, Secret};
 use crate::error::Refusal;
 use crate::net::Conversation;
 use crate::pool::{Dial, Permit, Pool, Welcome};
@@ -152,20 +152,11 @@ async fn open(
 ) -> Result<IdleServer, ConnectError> {
     let generation = pool.generation();
     let spec = pool.db.spec.load_full();
-    let stream = dial(&pool.shared, &to.host, to.port, &pool.server_tls()).await?;
-    let (remote, local) = (stream.remote(), stream.local());
-    let mut conversation = Conversation::new(stream, MAX_LOGIN_MESSAGE);
-
-    let database = pool.db.server_name();
-    let mut packet = Vec::new();
-    let fixed = [("database", database.as_str()), ("user", pool.user.name.as_str())];
     let from_spec = spec.startup.iter().map(|(name, value)| (*name, value.as_str()));
     let from_client = extra.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    startup::encode_startup(&mut packet, 0, fixed.into_iter().chain(from_spec).chain(from_client));
-    conversation.send(&packet).await.map_err(unreachable("connect failed"))?;
-
-    authenticate(pool, &mut conversation).await?;
-    let said = read_welcome(&mut conversation).await?;
+    let params: Vec<_> = from_spec.chain(from_client).collect();
+    let (conversation, said) = log_in(pool, (&to.host, to.port), &params).await?;
+    let (remote, local) = (conversation.stream.remote(), conversation.stream.local());
     // What came behind the welcome (a notice, at most) is looked at before the connection is first used.
     let (stream, carry) = conversation.into_parts();
 
@@ -252,6 +243,25 @@ fn greet(pool: &Arc<Pool>, generation: u64, welcome: Welcome) {
         let generation = if pool.site.is_some() { home.generation() } else { generation };
         home.set_welcome(generation, welcome);
     }
+}
+
+/// Connects to a host and logs in there as a pool's user, to its database, with further parameters for the start-up packet.
+/// Nothing is counted.
+pub(crate) async fn log_in(
+    pool: &Arc<Pool>,
+    (host, port): (&Host, u16),
+    params: &[(&str, &str)],
+) -> Result<(Conversation, Said), ConnectError> {
+    let stream = dial(&pool.shared, host, port, &pool.server_tls()).await?;
+    let mut conversation = Conversation::new(stream, MAX_LOGIN_MESSAGE);
+    let database = pool.db.server_name();
+    let mut packet = Vec::new();
+    let fixed = [("database", database.as_str()), ("user", pool.user.name.as_str())];
+    startup::encode_startup(&mut packet, 0, fixed.into_iter().chain(params.iter().copied()));
+    conversation.send(&packet).await.map_err(unreachable("connect failed"))?;
+    authenticate(pool, &mut conversation).await?;
+    let said = read_welcome(&mut conversation).await?;
+    Ok((conversation, said))
 }
 
 /// Answers what the server asks until it is content.
@@ -420,7 +430,8 @@ fn md5(pool: &Pool, secret: &Option<Secret>) -> Result<Md5Secret, ConnectError> 
     }
 }
 
-struct Said {
+/// What a server told before it was ready.
+pub(crate) struct Said {
     params: Vec<(String, String)>,
     pid: u32,
     secret: Box<[u8]>,

@@ -18,7 +18,7 @@ use protocol::session::{Invented, Origin, Route, ServerMachine, Violation};
 use sql::Effects;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-pub(crate) use connect::{ConnectError, IN_HOT_STANDBY, connect, unreachable};
+pub(crate) use connect::{ConnectError, IN_HOT_STANDBY, connect, log_in, unreachable};
 pub(crate) use dial::{dial_again, reach};
 pub(crate) use info::{ServerInfo, ServerState};
 pub(crate) use own::{OwnError, check, drain, reset, run, send};

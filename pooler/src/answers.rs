@@ -1,0 +1,54 @@
+//! Rows that PostgreSQL answers with. Pure.
+
+/// The values of a row, as text; `None` is NULL.
+pub(crate) type Values = Vec<Option<String>>;
+
+/// The values of the `DataRow`s among these messages.
+pub(crate) fn data_rows(mut bytes: &[u8]) -> Vec<Values> {
+    let mut rows = Vec::new();
+    while let [tag, a, b, c, d, rest @ ..] = bytes {
+        let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+        let Some((body, behind)) = length.checked_sub(4).and_then(|length| rest.split_at_checked(length))
+        else {
+            break; // there was more than is read
+        };
+        if *tag == b'D' {
+            rows.push(values(body).unwrap_or_default());
+        }
+        bytes = behind;
+    }
+    rows
+}
+
+/// Of the body of a `DataRow`; `None`: it ends too early.
+pub(crate) fn values(body: &[u8]) -> Option<Values> {
+    let (count, mut rest) = body.split_first_chunk::<2>()?;
+    let mut values = Vec::new();
+    for _ in 0..u16::from_be_bytes(*count) {
+        let (length, behind) = rest.split_first_chunk::<4>()?;
+        let Ok(length) = usize::try_from(i32::from_be_bytes(*length)) else {
+            values.push(None);
+            rest = behind;
+            continue;
+        };
+        let (value, behind) = behind.split_at_checked(length)?;
+        values.push(Some(String::from_utf8_lossy(value).into_owned()));
+        rest = behind;
+    }
+    Some(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_read_and_what_is_cut_off_is_not() {
+        let mut bytes = b"T\0\0\0\x06\0\0".to_vec();
+        bytes.extend(b"D\0\0\0\x10\0\x02\0\0\0\x02ab\xff\xff\xff\xff");
+        bytes.extend(b"D\0\0\0\x0b\0\x01\0\0\0\x01");
+        assert_eq!(data_rows(&bytes), [vec![Some("ab".to_owned()), None]]);
+        assert!(data_rows(b"D\0\0\0\x02").is_empty());
+        assert_eq!(values(b"\0\x02\0\0\0\x05ab"), None);
+    }
+}
