@@ -22,6 +22,7 @@ const MOMENT: Duration = Duration::from_millis(50);
 const SOON: Duration = Duration::from_secs(10);
 
 /// A row of a table, by column.
+#[derive(Debug)]
 pub(crate) struct Row(HashMap<String, Option<String>>);
 
 impl Row {

@@ -54,6 +54,7 @@ mod prepared;
 mod probe;
 mod process;
 mod reloads;
+mod replicas;
 mod replication;
 mod restart;
 mod rotation;

@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Stdio;
 use std::str::FromStr;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -151,6 +151,28 @@ impl Postgres {
     #[track_caller]
     pub fn follow(&self, primary: &Postgres) {
         self.configure(&format!("primary_conninfo = '{}'", primary.way_to()));
+    }
+
+    /// The same under a name, and the primary acknowledges no commit that this standby has not got.
+    #[track_caller]
+    pub fn follow_in_step(&self, primary: &Postgres, name: &str) {
+        self.configure(&format!("primary_conninfo = '{} application_name={name}'", primary.way_to()));
+        primary.configure(&format!("synchronous_standby_names = '{name}'"));
+        let state = format!("select sync_state from pg_stat_replication where application_name = '{name}'");
+        eventually("the standby is in step", Duration::from_secs(30), || primary.ask(&state) == "sync");
+    }
+
+    /// Primary and standby change places, and nothing is lost: the primary stops when all of its WAL is with the standby.
+    /// The moment at which there was a primary again.
+    #[track_caller]
+    pub fn hand_over(&self, standby: &Postgres) -> Instant {
+        self.follow(standby);
+        self.stop(Stop::Fast);
+        standby.promote();
+        let promoted = Instant::now();
+        fs::write(self.socket_dir().join("data/standby.signal"), "").expect("write standby.signal");
+        self.start_again();
+        promoted
     }
 
     /// Starts the cluster again as a standby of `primary`. What it has written since they parted stays, and then it

@@ -81,3 +81,34 @@ fn a_frozen_replica_neither_answers_nor_closes() {
     // Not only after the 5 s that a postmaster gives its children.
     assert!(began.elapsed() < patient(Duration::from_secs(4)));
 }
+
+#[test]
+fn a_standby_in_step_has_every_acknowledged_commit() {
+    let set = Replicas::start(1);
+    let standby = &set.replicas[0];
+    set.primary.sql("create table t (a int)");
+    standby.follow_in_step(&set.primary, "heir");
+    set.primary.sql("insert into t values (1)");
+    standby.freeze();
+    let mut client = Client::login(&set.primary.superuser("postgres"));
+    client.send(support::frontend::query("insert into t values (2)"));
+    client.expect_silence(Duration::from_millis(50));
+    standby.thaw();
+    assert_eq!(client.read_until_ready().tags(), "CZ");
+}
+
+#[test]
+fn primary_and_standby_change_places() {
+    let set = Replicas::start(1);
+    let [first, second] = [&set.primary, &set.replicas[0]];
+    first.sql("create table t (a int)");
+    for (number, [old, new]) in [[first, second], [second, first], [first, second]].into_iter().enumerate() {
+        old.sql(&format!("insert into t values ({number})"));
+        old.hand_over(new);
+        assert!(old.is_standby() && !new.is_standby());
+        new.sql("insert into t values (100)");
+        old.wait_for_position(new.position());
+        let mut client = Client::login(&old.superuser("postgres"));
+        assert_eq!(client.scalar("select count(*) from t"), (2 * (number + 1)).to_string());
+    }
+}
