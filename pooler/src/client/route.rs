@@ -124,8 +124,9 @@ impl Session {
 
     fn choose(&mut self, cluster: &Arc<Cluster>, ahead: Option<&Ahead>, now: u64) -> (Why, Aim) {
         let for_session = self.mode() == PoolMode::Session;
-        let routing = self.rules.now().routing.clone();
-        let zone = self.pool.shared.config.load().probes.zone.clone();
+        let rules = self.pool.rules.load();
+        let routing = &*rules.routing;
+        let config = self.pool.shared.config.load();
         let Some(reading) = &self.reading else { return (Why::Nothing, Aim::Home) };
         let route = reading.route.unwrap_or(routing.route);
         if reading.refused {
@@ -133,7 +134,7 @@ impl Session {
         }
         // Who keeps its server for its session says beforehand where that is to be.
         let ahead = ahead.filter(|_| !for_session);
-        let why = routing::decide(&routing, route, reading.defaults, ahead.map(|ahead| ahead.nature));
+        let why = routing::decide(routing, route, reading.defaults, ahead.map(|ahead| ahead.nature));
         if why.target() == Target::Primary {
             return (why, Aim::Home);
         }
@@ -158,7 +159,7 @@ impl Session {
             Ok(seen) => cluster.choose(Wanted {
                 seen,
                 without: reading.without,
-                zone: zone.as_deref(),
+                zone: config.probes.zone.as_deref(),
                 max_lag: routing.max_lag.map(|lag| lag.as_micros() as u64),
                 random: (now ^ self.local.info.id.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15),
             }),
@@ -176,7 +177,7 @@ impl Session {
             }
             NoReplica::NoneHealthy => Why::NoReplica,
         };
-        if strict || (lacking == NoReplica::NoneHealthy && self.guests_are_many(&routing)) {
+        if strict || (lacking == NoReplica::NoneHealthy && self.guests_are_many(routing)) {
             patience = Duration::MAX / 4;
         }
         let over = reading.patience != 0 && now >= reading.patience;
@@ -478,7 +479,7 @@ impl Session {
                 TxStatus::Open => nature.transaction == sql::Transaction::Ends,
                 TxStatus::Failed => false,
             };
-        match commits {
+        let refusal: Refusal = match commits {
             true => ErrorMessage::fatal(
                 SqlState::STATEMENT_COMPLETION_UNKNOWN,
                 format!("the server connection was lost while the transaction was being committed: {why}"),
@@ -489,7 +490,8 @@ impl Session {
             false => ErrorMessage::fatal(SqlState::ADMIN_SHUTDOWN, format!("terminating connection: {why}"))
                 .with_detail("The transaction, if one was open, was rolled back.")
                 .into(),
-        }
+        };
+        refusal.because("server lost")
     }
 
     /// Takes over what the client's settings say of hosts.
