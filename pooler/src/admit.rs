@@ -25,13 +25,14 @@ use crate::console::{Rights, is_console};
 use crate::error::Refusal;
 use crate::handover::Whence;
 use crate::lifecycle::Phase;
+use crate::load::Leave;
 use crate::net::{Conversation, Peer, Stream};
 use crate::newcomers::{Crowded as LoginsCrowded, Origin, TIME_TO_TELL};
 use crate::params::ParamSet;
 use crate::pool::{Counting, Crowded, Db, Grant, NotConfigured, Pool, PoolRules, User, Welcome};
 use crate::shared::Shared;
 use crate::state::Settings;
-use crate::worker::{Leave, Local, Worker};
+use crate::worker::{Local, Worker};
 
 use auth::Disclosed;
 use startup_params::ClientParams;
