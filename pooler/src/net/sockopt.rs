@@ -61,3 +61,42 @@ pub(crate) fn apply(socket: SockRef<'_>, options: &SocketOptions, inherited: Inh
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    const ON: SocketOptions = SocketOptions {
+        keepalive: true,
+        keepcnt: None,
+        keepidle: None,
+        keepintvl: None,
+        buffer: None,
+        user_timeout: None,
+    };
+    const OFF: SocketOptions = SocketOptions { keepalive: false, ..ON };
+
+    /// `TCP_NODELAY` and `SO_KEEPALIVE` of a connection accepted from there, before and after options are applied.
+    fn accepted(listener: &TcpListener, options: &SocketOptions) -> [(bool, bool); 2] {
+        let inherited = Inherited::from_listener(SockRef::from(listener)).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (connection, _) = listener.accept().unwrap();
+        let socket = SockRef::from(&connection);
+        let has = || (socket.tcp_nodelay().unwrap(), socket.keepalive().unwrap());
+        let before = has();
+        apply(SockRef::from(&connection), options, inherited).unwrap();
+        [before, has()]
+    }
+
+    #[test]
+    fn accepted_connections_have_the_options_whoever_bound_the_socket() {
+        let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert_eq!(accepted(&stranger, &ON), [(false, false), (true, true)]);
+        let own = TcpListener::bind("127.0.0.1:0").unwrap();
+        bequeath(SockRef::from(&own), &ON).unwrap();
+        assert_eq!(accepted(&own, &ON), [(true, true); 2]);
+        assert_eq!(accepted(&own, &OFF), [(true, true), (true, false)], "a reload has turned it off");
+    }
+}
