@@ -68,7 +68,7 @@ impl App {
         mut inheritance: Option<Inheritance>,
     ) -> Result<App, StartError> {
         let listeners = match passed.is_empty() {
-            true => pooler::bind(&loaded.config.listen, inheritance.as_mut()).map_err(StartError::Listen)?,
+            true => pooler::bind(&loaded.config, inheritance.as_mut()).map_err(StartError::Listen)?,
             false => passed,
         };
         let source = Arc::new(Source::new(path, loaded.draft, loaded.settings, log));

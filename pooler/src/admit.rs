@@ -25,6 +25,7 @@ use crate::console::{Rights, is_console};
 use crate::error::Refusal;
 use crate::handover::Whence;
 use crate::lifecycle::Phase;
+use crate::load::Leave;
 use crate::net::{Conversation, Peer, Stream};
 use crate::newcomers::{Crowded as LoginsCrowded, Origin, TIME_TO_TELL};
 use crate::params::ParamSet;
@@ -32,7 +33,7 @@ use crate::pool::{Counting, Crowded, Db, Grant, NotConfigured, Pool, PoolRules, 
 use crate::server::IN_HOT_STANDBY;
 use crate::shared::Shared;
 use crate::state::Settings;
-use crate::worker::{Leave, Local, Worker};
+use crate::worker::{Local, Worker};
 
 use auth::Disclosed;
 use startup_params::ClientParams;

@@ -49,6 +49,7 @@ use crate::config::PoolMode;
 use crate::error::Refusal;
 use crate::events::report;
 use crate::lifecycle::Phase;
+use crate::load::Leave;
 use crate::net::{Stream, Watch};
 use crate::notify::Listener;
 use crate::params::ParamSet;
@@ -59,7 +60,7 @@ use crate::state::{BriefPin, Settings};
 use crate::stats::Counters;
 use crate::unsent::{MOST_REPLIES, Unsent};
 use crate::vacate::Vacating;
-use crate::worker::{Leave, Leaving, Local, Worker};
+use crate::worker::{Leaving, Local, Worker};
 
 use link::Link;
 use notify::Held;

@@ -40,6 +40,7 @@ pub mod latency;
 mod ldap;
 mod lifecycle;
 mod listen;
+mod load;
 mod names;
 mod net;
 mod newcomers;

@@ -18,12 +18,14 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use crate::config::{Listen, ListenAddr, UnixListen};
+use crate::config::{Config, Listen, ListenAddr, SocketOptions, UnixListen};
 use crate::handover::Inheritance;
-use crate::net::{self, Peer, Stream, sockopt};
+use crate::load;
+use crate::net::sockopt::{self, Inherited};
+use crate::net::{self, Peer, Stream};
 use crate::shared::Shared;
 use crate::snapshot::Listening;
-use crate::worker::{Order, Worker};
+use crate::worker::{Order, Worker, WorkerHandle};
 
 /// A connection that has been accepted but belongs to no event loop yet.
 pub(crate) enum Accepted {
@@ -295,7 +297,8 @@ async fn end_all(open: impl IntoIterator<Item = Open>) {
 ///
 /// # Errors
 /// Nothing to listen on, or the Unix socket can't be made.
-pub fn bind(listen: &Listen, inherited: Option<&mut Inheritance>) -> Result<Vec<Listener>, ListenError> {
+pub fn bind(config: &Config, inherited: Option<&mut Inheritance>) -> Result<Vec<Listener>, ListenError> {
+    let Config { listen, socket: options, .. } = config;
     let mut inherited = inherited.map(Inheritance::listeners).unwrap_or_default();
     let mut listeners: Vec<Listener> = Vec::new();
     let mut port = listen.port;
@@ -304,7 +307,7 @@ pub fn bind(listen: &Listen, inherited: Option<&mut Inheritance>) -> Result<Vec<
             let bound = address.and_then(|address| {
                 match inherited.iter().position(|listener| listener.is_at(address)) {
                     Some(at) => Ok(inherited.swap_remove(at)),
-                    None => bind_tcp(address, listen).map(|socket| Bound::Tcp(socket).into()),
+                    None => bind_tcp(address, listen, options).map(|socket| Bound::Tcp(socket).into()),
                 }
             });
             match bound {
@@ -358,7 +361,11 @@ fn resolve(address: &ListenAddr, port: u16) -> Vec<io::Result<SocketAddr>> {
     }
 }
 
-fn bind_tcp(address: SocketAddr, listen: &Listen) -> io::Result<std::net::TcpListener> {
+fn bind_tcp(
+    address: SocketAddr,
+    listen: &Listen,
+    options: &SocketOptions,
+) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
@@ -367,6 +374,7 @@ fn bind_tcp(address: SocketAddr, listen: &Listen) -> io::Result<std::net::TcpLis
     if listen.reuse_port {
         socket.set_reuse_port(true)?;
     }
+    sockopt::bequeath(SockRef::from(&socket), options)?;
     socket.bind(&address.into())?;
     socket.listen(listen.backlog.min(i32::MAX as u32) as i32)?;
     socket.set_nonblocking(true)?;
@@ -412,7 +420,7 @@ fn group_id(group: &str) -> io::Result<u32> {
     found.map(|g| g.gid.as_raw()).ok_or_else(unknown)
 }
 
-/// Accepts connections and gives each to the worker with the fewest, until it is told to stop.
+/// Accepts connections and gives each to its worker, until it is told to stop.
 pub(crate) async fn accept(worker: Rc<Worker>, mut door: Door) {
     let accepting = accept_all(&worker, door.listener.clone());
     tokio::select! {
@@ -465,13 +473,13 @@ async fn accept_all(worker: &Rc<Worker>, listener: Arc<Listener>) {
     }
 }
 
-/// Gives a connection to the worker with the fewest. It is counted before its worker has seen it, so that a burst is spread.
+/// Gives a connection to its worker. It is counted before that one has seen it, so that a burst is spread.
 fn assign(here: &Rc<Worker>, stream: Stream, remote: Peer) -> io::Result<()> {
     let workers = here.shared.workers.get().map_or(&[][..], Vec::as_slice);
-    match workers.iter().enumerate().min_by_key(|(_, worker)| worker.load()) {
-        Some((index, least)) if index != here.index => {
-            least.accept(Accepted::from_stream(stream)?, remote);
-        }
+    let carried = workers.iter().map(WorkerHandle::load);
+    let chosen = load::choose(carried, here.index, here.load.may_be_ahead());
+    match workers.get(chosen) {
+        Some(worker) if chosen != here.index => worker.accept(Accepted::from_stream(stream)?, remote),
         _ => here.accept(stream, remote),
     }
     Ok(())
@@ -479,14 +487,17 @@ fn assign(here: &Rc<Worker>, stream: Stream, remote: Peer) -> io::Result<()> {
 
 /// A listening socket, watched by the event loop of the thread that accepts.
 enum Acceptor {
-    Tcp(tokio::net::TcpListener),
+    Tcp(tokio::net::TcpListener, Inherited),
     Unix(tokio::net::UnixListener),
 }
 
 impl Acceptor {
     fn new(listener: &Listener) -> io::Result<Acceptor> {
         Ok(match &listener.socket {
-            Bound::Tcp(l) => Acceptor::Tcp(tokio::net::TcpListener::from_std(l.try_clone()?)?),
+            Bound::Tcp(l) => {
+                let inherited = Inherited::from_listener(SockRef::from(l))?;
+                Acceptor::Tcp(tokio::net::TcpListener::from_std(l.try_clone()?)?, inherited)
+            }
             Bound::Unix(l, _) => Acceptor::Unix(tokio::net::UnixListener::from_std(l.try_clone()?)?),
         })
     }
@@ -494,10 +505,11 @@ impl Acceptor {
     /// The next connection, watched by this thread's event loop, and who is at its other end.
     async fn accept(&self, shared: &Shared) -> io::Result<(Stream, Peer)> {
         match self {
-            Acceptor::Tcp(l) => {
+            Acceptor::Tcp(l, inherited) => {
                 let (stream, remote) = l.accept().await?;
                 // A connection that was reset meanwhile takes no options; its worker will find out.
-                let _ = sockopt::apply(SockRef::from(&stream), &shared.config.load().socket);
+                let options = &shared.config.load().socket;
+                let _ = sockopt::apply(SockRef::from(&stream), options, *inherited);
                 Ok((net::Socket::Tcp(stream).into(), Peer::Tcp(remote)))
             }
             Acceptor::Unix(l) => {

@@ -6,7 +6,6 @@ use std::future::Future;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -26,6 +25,7 @@ use crate::events::Throttle;
 use crate::handover::{self, Arriving, ListenAhead};
 use crate::lifecycle::Phase;
 use crate::listen::{self, Accepted, Door};
+use crate::load::Load;
 use crate::net::{Peer, Stream};
 use crate::pool::Pool;
 use crate::queries::Fingerprints;
@@ -88,8 +88,7 @@ pub(crate) enum Order {
 /// The way to a worker from other threads.
 pub(crate) struct WorkerHandle {
     orders: mpsc::UnboundedSender<Order>,
-    /// Connections it carries.
-    load: Arc<AtomicUsize>,
+    load: Arc<Load>,
 }
 
 impl WorkerHandle {
@@ -97,19 +96,20 @@ impl WorkerHandle {
         let _ = self.orders.send(order); // fails only when the worker has stopped
     }
 
+    /// Connections it carries.
     pub(crate) fn load(&self) -> usize {
-        self.load.load(Relaxed)
+        self.load.carried()
     }
 
     /// Has it serve a connection that another worker has accepted.
     pub(crate) fn accept(&self, accepted: Accepted, remote: Peer) {
-        self.load.fetch_add(1, Relaxed);
+        self.load.add();
         self.send(Order::Accept(accepted, remote));
     }
 
     /// The same for a client that comes from another process.
     pub(crate) fn receive(&self, arriving: Arriving) {
-        self.load.fetch_add(1, Relaxed);
+        self.load.add();
         self.send(Order::Arrive(Box::new(arriving)));
     }
 }
@@ -285,7 +285,7 @@ pub(crate) struct Worker {
     pub(crate) sampler: Sampler,
     /// When the session that runs now was woken, in microseconds of the process's clock.
     now: Cell<u64>,
-    load: Arc<AtomicUsize>,
+    pub(crate) load: Arc<Load>,
 }
 
 impl Worker {
@@ -321,6 +321,7 @@ impl Worker {
     }
 
     fn tick(self: &Rc<Self>) {
+        self.load.tick();
         if self.suspended.get() {
             if self.index == 0 && self.shared.consoles.len() == 0 {
                 tracing::info!("admin disappeared when suspended, doing RESUME");
@@ -415,13 +416,13 @@ impl Worker {
 
     /// Serves a connection that it has accepted itself.
     pub(crate) fn accept(self: &Rc<Self>, stream: Stream, remote: Peer) {
-        self.load.fetch_add(1, Relaxed);
+        self.load.add();
         self.admit(stream, remote);
     }
 
     /// Serves a connection that is counted as load.
     fn admit(self: &Rc<Self>, stream: Stream, remote: Peer) {
-        let leave = Leave(self.load.clone());
+        let leave = self.load.leave();
         self.spawn(admit::admit(self.clone(), stream, remote, leave));
     }
 
@@ -430,10 +431,10 @@ impl Worker {
             Order::Open(door) => self.spawn(listen::accept(self.clone(), door)),
             Order::Accept(accepted, remote) => match accepted.into_stream() {
                 Some(stream) => self.admit(stream, remote),
-                None => drop(Leave(self.load.clone())),
+                None => drop(self.load.leave()),
             },
             Order::Arrive(arriving) => {
-                let leave = Leave(self.load.clone());
+                let leave = self.load.leave();
                 self.spawn(handover::settle(self.clone(), *arriving, leave));
             }
             Order::ListenAhead(ahead) => self.spawn(handover::listen(self.clone(), *ahead)),
@@ -504,19 +505,10 @@ impl Worker {
     }
 }
 
-/// Takes a connection off the worker's load when it ends.
-pub(crate) struct Leave(Arc<AtomicUsize>);
-
-impl Drop for Leave {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
-
 /// Starts one worker's thread. It ends when the phase is [`Phase::Stopped`].
 pub(crate) fn start(shared: Arc<Shared>, index: usize) -> io::Result<(WorkerHandle, JoinHandle<()>)> {
     let (orders, inbox) = mpsc::unbounded_channel();
-    let load = Arc::new(AtomicUsize::new(0));
+    let load = Arc::<Load>::default();
     let handle = WorkerHandle { orders, load: load.clone() };
     let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
         let runtime =

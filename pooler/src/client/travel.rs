@@ -21,6 +21,7 @@ use crate::config::Host;
 use crate::error::Refusal;
 use crate::handover::{Companion, Traveller};
 use crate::listen::Accepted;
+use crate::load::Leave;
 use crate::net::Stream;
 use crate::params::ParamSet;
 use crate::pool::Pool;
@@ -28,7 +29,7 @@ use crate::prepared::ClientStatements;
 use crate::server::Server;
 use crate::state::{BriefPin, Pins, Settings};
 use crate::vacate::Vacating;
-use crate::worker::{Leave, Leaving, Local, Worker};
+use crate::worker::{Leaving, Local, Worker};
 
 /// What became of an attempt to give a client away.
 pub(super) enum Travelled {

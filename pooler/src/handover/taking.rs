@@ -25,10 +25,11 @@ use crate::clients::CancelKey;
 use crate::config::{Listen, Secret};
 use crate::intern::{hash_of, take_seed};
 use crate::listen::Listener as Socket;
+use crate::load::Leave;
 use crate::notify::{Channels, Listener};
 use crate::prepared;
 use crate::shared::{Counted, Shared};
-use crate::worker::{Leave, Order, Worker};
+use crate::worker::{Order, Worker};
 
 /// How long the old process may take to say what it has.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -11,7 +11,8 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::connect::{ConnectError, unreachable};
 use crate::config::{Host, Negotiation, SslMode};
-use crate::net::{self, Peer, Socket, Stream, sockopt};
+use crate::net::sockopt::{self, Inherited};
+use crate::net::{self, Peer, Socket, Stream};
 use crate::shared::Shared;
 use crate::tls::{Dialling, ServerTls};
 
@@ -86,7 +87,7 @@ pub(crate) async fn reach(shared: &Shared, host: &Host, port: u16) -> Result<Soc
                 match TcpStream::connect(address).await {
                     Ok(stream) => {
                         let config = shared.config.load();
-                        sockopt::apply(SockRef::from(&stream), &config.socket)
+                        sockopt::apply(SockRef::from(&stream), &config.socket, Inherited::default())
                             .map_err(unreachable("connect failed"))?;
                         return Ok(Socket::Tcp(stream));
                     }
