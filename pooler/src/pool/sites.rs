@@ -112,10 +112,13 @@ impl Pool {
 
 impl Db {
     /// Finds the cluster that its hosts are, if they are observed. True: it is another one than before.
-    pub(crate) fn find_cluster(&self, shared: &Arc<Shared>, config: &Config) -> bool {
+    pub(crate) fn find_cluster(self: &Arc<Self>, shared: &Arc<Shared>, config: &Config) -> bool {
         let spec = self.spec.load();
         let cluster = Cluster::of(shared, &spec, &config.routing.with(&spec.routing));
         let before = self.cluster.swap(cluster.clone());
+        if let Some(cluster) = &cluster {
+            cluster.join(self);
+        }
         before.as_ref().map(Arc::as_ptr) != cluster.as_ref().map(Arc::as_ptr)
     }
 
