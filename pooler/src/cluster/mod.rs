@@ -435,6 +435,8 @@ impl Cluster {
             self.homes().iter().for_each(|pool| pool.primary_changed());
         } else if before.is_none() && after.is_some() {
             self.homes().iter().for_each(|pool| pool.primary_is_back());
+        } else if before.is_some() && after.is_none() {
+            self.homes().iter().for_each(|pool| pool.primary_lost());
         }
         if changed || before != after {
             self.observed.send_modify(|count| *count += 1);

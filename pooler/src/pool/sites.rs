@@ -96,6 +96,11 @@ impl Pool {
         !cluster.as_ref().is_some_and(|cluster| cluster.has(&site.member))
     }
 
+    /// The primary can't be reached: nothing more is sent to it over what is open, and it may never be one again.
+    pub(crate) fn primary_lost(self: &Arc<Self>) {
+        self.renew_sessions("the primary can't be reached");
+    }
+
     /// The primary is there again: who waits for it need wait no longer.
     pub(crate) fn primary_is_back(self: &Arc<Self>) {
         self.forget_failure();
