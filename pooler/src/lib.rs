@@ -26,7 +26,6 @@ mod buffers;
 mod cancel;
 mod client;
 mod clients;
-#[expect(dead_code, reason = "in the making")]
 mod cluster;
 pub mod config;
 pub mod console;

@@ -3,11 +3,11 @@ use std::str::FromStr;
 
 /// A place in the WAL, in bytes from its beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Lsn(pub u64);
+pub(crate) struct Lsn(pub(crate) u64);
 
 /// Not of the form `16/B374D848`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NotAnLsn;
+pub(crate) struct NotAnLsn;
 
 impl FromStr for Lsn {
     type Err = NotAnLsn;

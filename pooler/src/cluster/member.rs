@@ -1,5 +1,6 @@
 //! One host of a cluster, as it was observed last.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
 
@@ -191,6 +192,16 @@ impl Member {
 
     pub(super) fn set_lag(&self, lag: Option<u64>) {
         self.lag.store(lag.unwrap_or(NO_LAG), Relaxed);
+    }
+}
+
+/// For the log.
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Tcp(name) => write!(f, "host {name}:{}", self.port),
+            Host::Unix(directory) => write!(f, "host {}:{}", directory.display(), self.port),
+        }
     }
 }
 

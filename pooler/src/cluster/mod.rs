@@ -16,20 +16,20 @@ mod samples;
 mod sighting;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 pub(crate) use causal::{Causal, CausalKeys, NotYet};
-pub use lsn::{Lsn, NotAnLsn};
+pub(crate) use lsn::Lsn;
 pub(crate) use member::Member;
 pub(crate) use probe::Probe;
 pub(crate) use registry::Clusters;
 pub(crate) use sighting::Sighting;
 
-use crate::config::{Database, Host, Routing};
+use crate::config::{Database, Routing};
 use crate::pool::{Db, Pool, lock};
 use crate::shared::Shared;
 use pace::Pace;
@@ -41,7 +41,7 @@ use samples::Samples;
 /// What a host was at its last observation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
-pub enum Role {
+pub(crate) enum Role {
     /// Not observed yet, or not within the time for which an observation counts.
     #[default]
     Unknown,
@@ -60,7 +60,7 @@ impl Role {
     }
 
     /// For the console.
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Role::Unknown => "unknown",
             Role::Primary => "primary",
@@ -107,6 +107,8 @@ const NOBODY: usize = usize::MAX;
 pub(crate) struct Cluster {
     shared: Arc<Shared>,
     members: Box<[Arc<Member>]>,
+    /// Its databases, and some that were.
+    joined: Mutex<Vec<Weak<Db>>>,
     /// By clients' causality keys.
     keys: CausalKeys,
     roles: Mutex<Roles>,
@@ -149,6 +151,7 @@ impl Cluster {
         Cluster {
             shared: shared.clone(),
             members: places.iter().enumerate().map(member).collect(),
+            joined: Mutex::default(),
             keys: CausalKeys::default(),
             roles: Mutex::new(Roles::new(places.len())),
             primary: AtomicUsize::new(NOBODY),
@@ -255,21 +258,29 @@ impl Cluster {
 
     // ---- whose it is -----------------------------------------------------------------------------------------
 
-    /// A pool of a database with these hosts begins: its credentials do for probes.
-    pub(crate) fn attach(self: &Arc<Self>, pool: &Arc<Pool>) {
-        let _ = pool; // it is found like all others
+    /// A database has these hosts.
+    pub(crate) fn join(&self, db: &Arc<Db>) {
+        let mut joined = lock(&self.joined);
+        joined.retain(|known| known.strong_count() > 0 && !std::ptr::eq(known.as_ptr(), Arc::as_ptr(db)));
+        joined.push(Arc::downgrade(db));
+    }
+
+    /// A pool of one of its databases begins: its credentials do for probes.
+    pub(crate) fn attach(&self) {
         self.wake();
     }
 
+    /// Those that have these hosts still.
     fn own_databases(&self) -> Vec<Arc<Db>> {
-        let mut databases = self.shared.registry.databases();
-        databases.retain(|db| db.cluster.load().as_ref().is_some_and(|own| std::ptr::eq(&**own, self)));
-        databases
+        let is_own = |db: &Arc<Db>| db.cluster.load().as_ref().is_some_and(|own| std::ptr::eq(&**own, self));
+        lock(&self.joined).iter().filter_map(Weak::upgrade).filter(is_own).collect()
     }
 
     /// The names of its databases.
     pub(crate) fn databases(&self) -> Vec<String> {
-        self.own_databases().iter().map(|db| db.name.clone()).collect()
+        let mut names: Vec<_> = self.own_databases().iter().map(|db| db.name.clone()).collect();
+        names.sort();
+        names
     }
 
     /// The pools of its databases, but not those at single hosts.
@@ -351,7 +362,7 @@ impl Cluster {
             Look::Failed(why) => {
                 let is_news = self.role(member) != Role::Unknown;
                 if is_news {
-                    warn!("{}: {why}", name(member));
+                    warn!("{}: {why}", member);
                     self.failed.store(now, Relaxed);
                     self.wake_others(member);
                 }
@@ -410,13 +421,13 @@ impl Cluster {
             let was = member.role_at(now, u64::MAX);
             changed |= member.stand(roles.role(index), roles.follows(index), roles.timeline(index), now);
             if roles.role(index) != was {
-                info!("{}: {}, was {}", name(member), roles.role(index).word(), was.word());
+                info!("{}: {}, was {}", member, roles.role(index).word(), was.word());
             }
         }
-        if roles.epoch() != epoch {
-            lock(&self.samples).clear(); // another history
-        }
         self.primary.store(roles.primary().unwrap_or(NOBODY), SeqCst);
+        if roles.epoch() != epoch {
+            lock(&self.samples).clear(); // another history, and nobody adds to the old one any more
+        }
         self.epoch.store(roles.epoch(), SeqCst);
         let (after, is_new) = (roles.primary(), roles.epoch() != epoch);
         drop(roles);
@@ -424,6 +435,8 @@ impl Cluster {
             self.homes().iter().for_each(|pool| pool.primary_changed());
         } else if before.is_none() && after.is_some() {
             self.homes().iter().for_each(|pool| pool.primary_is_back());
+        } else if before.is_some() && after.is_none() {
+            self.homes().iter().for_each(|pool| pool.primary_lost());
         }
         if changed || before != after {
             self.observed.send_modify(|count| *count += 1);
@@ -462,13 +475,6 @@ impl Drop for Cluster {
     /// Its probes find that it is gone.
     fn drop(&mut self) {
         self.wake();
-    }
-}
-
-fn name(member: &Member) -> String {
-    match &member.host {
-        Host::Tcp(host) => format!("host {host}:{}", member.port),
-        Host::Unix(directory) => format!("host {}:{}", directory.display(), member.port),
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use protocol::error_fields::ErrorFields;
 use protocol::message::{self, TxStatus};
 use tokio::time::{sleep, timeout};
+use tracing::warn;
 
 use super::sighting::QUESTION;
 use super::{Cluster, Member, Sighting};
@@ -118,8 +119,12 @@ impl State {
             Err(error @ ConnectError::Exhausted(_)) => return Look::Nothing(error.to_string()),
             Err(error) if error.is_of_host() => return Look::Failed(error.to_string()),
             Err(error) => {
+                let why = format!("{error} (as {})", pool.name());
+                if self.refused == 0 {
+                    warn!("{member}: {why}");
+                }
                 self.refused = self.refused.saturating_add(1);
-                return Look::Nothing(format!("{error} (as {})", pool.name()));
+                return Look::Nothing(why);
             }
         };
         self.refused = 0;

@@ -215,7 +215,7 @@ impl Registry {
         // Once more, for a pause that began between the first look and the push.
         pool.hold(shared.is_paused() || db.paused.load(Relaxed));
         if let Some(cluster) = pool.cluster() {
-            cluster.attach(&pool);
+            cluster.attach();
         }
         pool
     }

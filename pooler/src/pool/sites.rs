@@ -96,6 +96,11 @@ impl Pool {
         !cluster.as_ref().is_some_and(|cluster| cluster.has(&site.member))
     }
 
+    /// The primary can't be reached: nothing more is sent to it over what is open, and it may never be one again.
+    pub(crate) fn primary_lost(self: &Arc<Self>) {
+        self.renew_sessions("the primary can't be reached");
+    }
+
     /// The primary is there again: who waits for it need wait no longer.
     pub(crate) fn primary_is_back(self: &Arc<Self>) {
         self.forget_failure();
@@ -112,10 +117,13 @@ impl Pool {
 
 impl Db {
     /// Finds the cluster that its hosts are, if they are observed. True: it is another one than before.
-    pub(crate) fn find_cluster(&self, shared: &Arc<Shared>, config: &Config) -> bool {
+    pub(crate) fn find_cluster(self: &Arc<Self>, shared: &Arc<Shared>, config: &Config) -> bool {
         let spec = self.spec.load();
         let cluster = Cluster::of(shared, &spec, &config.routing.with(&spec.routing));
         let before = self.cluster.swap(cluster.clone());
+        if let Some(cluster) = &cluster {
+            cluster.join(self);
+        }
         before.as_ref().map(Arc::as_ptr) != cluster.as_ref().map(Arc::as_ptr)
     }
 
