@@ -177,10 +177,14 @@ impl Control {
     /// No such database.
     pub fn route(&self, database: Option<&str>, text: &str) -> Result<Vec<RouteRow>, ControlError> {
         let config = self.shared.config.load();
-        let mut databases = self.databases_or_all(database)?;
-        if database.is_none() {
-            databases.retain(|db| db.spec.load().is_observed(&config));
-        }
+        let databases = match database {
+            Some(name) => vec![self.database(name)?],
+            None => {
+                let mut all = snapshot::known_databases(&self.shared);
+                all.retain(|db| db.spec.load().is_observed(&config.routing));
+                all
+            }
+        };
         let hosts = self.hosts();
         let row = |db: &Arc<Db>| {
             let is_its = |host: &&HostRow| host.databases.contains(&db.name);

@@ -362,7 +362,7 @@ pub(crate) fn databases(shared: &Shared) -> Vec<DatabaseRow> {
 }
 
 /// Entries are made when a client comes; what nobody has used yet is known as well.
-fn known_databases(shared: &Shared) -> Vec<Arc<Db>> {
+pub(crate) fn known_databases(shared: &Shared) -> Vec<Arc<Db>> {
     let config = shared.config.load();
     for name in config.databases.keys() {
         let _ = shared.registry.database(&config, name, shared.clock.micros());

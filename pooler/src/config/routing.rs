@@ -2,12 +2,12 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{Config, Database, Host, Share};
+use super::{Database, Host, Share};
 
 impl Database {
     /// Which of its hosts is the primary is observed: it has replicas, or several hosts over which reads may be spread.
-    pub(crate) fn is_observed(&self, config: &Config) -> bool {
-        let reads = self.routing.reads.unwrap_or(config.routing.reads);
+    pub(crate) fn is_observed(&self, routing: &Routing) -> bool {
+        let reads = self.routing.reads.unwrap_or(routing.reads);
         !self.replicas.is_empty() || self.hosts.len() > 1 && reads != ReadRouting::Off
     }
 }

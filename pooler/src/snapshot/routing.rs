@@ -69,7 +69,7 @@ pub(crate) fn route(shared: &Shared, db: &Db, hosts: &[HostRow], text: &str) -> 
     let config = shared.config.load();
     let spec = db.spec.load();
     let routing = config.routing.with(&spec.routing);
-    if !spec.is_observed(&config) {
+    if !spec.is_observed(&config.routing) {
         let hosts = db.targets().iter().map(|(host, port)| endpoint(host, *port)).collect();
         let why = "it has one host, or reads are not spread over its hosts".to_owned();
         return RouteRow {
