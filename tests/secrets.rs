@@ -15,7 +15,7 @@ use crate::http::page;
 use crate::logins::stored_secret;
 
 /// Everything that the console shows.
-const SHOWN: [&str; 25] = [
+const SHOWN: [&str; 27] = [
     "ACTIVE_SOCKETS",
     "ADVICE",
     "BLOCKERS",
@@ -27,6 +27,7 @@ const SHOWN: [&str; 25] = [
     "FDS",
     "HBA",
     "HELP",
+    "HOSTS",
     "LATENCY",
     "LISTS",
     "MEM",
@@ -34,6 +35,7 @@ const SHOWN: [&str; 25] = [
     "PINS",
     "POOLS",
     "QUERIES",
+    "ROUTING",
     "SERVERS",
     "SOCKETS",
     "STATE",

@@ -15,7 +15,7 @@ use pooler::control::Control;
 use pooler::latency::Distribution;
 use tracing::warn;
 
-use table::{Kind, METRICS, Read, Row};
+use table::{Kind, Read, Row, metrics};
 pub(crate) use table::{clients, servers};
 pub(crate) use view::View;
 use view::{Admitted, OTHER};
@@ -38,7 +38,7 @@ impl Exporter {
     pub(crate) fn text(&self, control: &Control) -> String {
         let mut view = View::of(control);
         self.bound(&mut view);
-        let families: Vec<_> = METRICS.iter().filter_map(|row| family(row, &view)).collect();
+        let families: Vec<_> = metrics().filter_map(|row| family(row, &view)).collect();
         TextEncoder::new().encode_to_string(&families).unwrap_or_else(|error| {
             warn!("cannot render the metrics: {error}");
             String::new()
@@ -60,6 +60,7 @@ impl Exporter {
         view.pins.iter_mut().for_each(|row| rename(&mut row.database, &mut row.user));
         view.events.iter_mut().for_each(|row| rename(&mut row.database, &mut row.user));
         view.latencies.iter_mut().for_each(|row| rename(&mut row.database, &mut row.user));
+        view.routed.iter_mut().for_each(|row| rename(&mut row.database, &mut row.user));
         let alone = |name: &String| (name.clone(), String::new());
         let admitted = self.databases.update(view.databases.iter().map(|row| alone(&row.name)).collect());
         for row in view.databases.iter_mut().filter(|row| !admitted.contains(&alone(&row.name))) {
@@ -177,7 +178,7 @@ mod tests {
         }));
         Exporter::default().bound(&mut view);
         let of = |name: &str| {
-            let row = METRICS.iter().find(|row| row.name == name).unwrap();
+            let row = metrics().find(|row| row.name == name).unwrap();
             let all = samples(row, &view);
             let pools = all.keys().map(|labels| &labels[..2]).collect::<std::collections::BTreeSet<_>>();
             assert_eq!(pools.len(), 201, "{name}");

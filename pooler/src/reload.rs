@@ -285,7 +285,7 @@ fn database(config: &Config, database: &Database) -> Parts {
         // One host more or less leaves the servers at the others as they are; but where no host was looked at, or none is
         // any more, they may be anywhere.
         ("replicas", (!replicas.is_empty()).then(|| listed(replicas)), Plain),
-        ("observed", database.is_observed(config).then(|| "1".to_owned()), Derived),
+        ("observed", database.is_observed(&config.routing).then(|| "1".to_owned()), Derived),
         ("patroni", patroni.as_deref().map(listed), Plain),
     ];
     parts.extend(routing(own_routing));

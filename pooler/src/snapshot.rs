@@ -4,6 +4,7 @@ mod connections;
 mod hosts;
 mod load;
 mod process;
+mod routing;
 
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroUsize;
@@ -33,6 +34,8 @@ use crate::stats::Totals;
 
 pub use process::{FdRow, MemoryRow};
 pub(crate) use process::{Listening, arriving, fds, memory};
+pub use routing::{RouteRow, RoutedRow};
+pub(crate) use routing::{route, routed};
 
 /// One pool.
 #[derive(Debug, Clone)]
@@ -359,7 +362,7 @@ pub(crate) fn databases(shared: &Shared) -> Vec<DatabaseRow> {
 }
 
 /// Entries are made when a client comes; what nobody has used yet is known as well.
-fn known_databases(shared: &Shared) -> Vec<Arc<Db>> {
+pub(crate) fn known_databases(shared: &Shared) -> Vec<Arc<Db>> {
     let config = shared.config.load();
     for name in config.databases.keys() {
         let _ = shared.registry.database(&config, name, shared.clock.micros());

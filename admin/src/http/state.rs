@@ -7,11 +7,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use pooler::Phase;
 use pooler::control::Control;
 use pooler::latency::{Distribution, Distributions};
-use pooler::snapshot::{DatabaseRow, PinRow, PoolRow, SaturationRow};
+use pooler::snapshot::{DatabaseRow, HostRow, PinRow, PoolRow, SaturationRow};
 use serde_json::{Map, Value, json};
 
 use super::health;
 use crate::prometheus::{View, clients, servers};
+use crate::show::read_shares;
 
 /// So many rows of a kind are told, those that matter most.
 const MOST: usize = 200;
@@ -37,6 +38,7 @@ pub(super) fn state(control: &Control) -> Value {
         "resident_bytes": view.process.resident,
         "pools": pools(&view),
         "pools_in_all": view.pools.len(),
+        "hosts": hosts(&view),
         "databases": view.databases.iter().take(MOST).map(database).collect::<Vec<_>>(),
         "events": events(&view),
         "pins": { "all": pins.len(), "rows": longest(pins).iter().map(pin).collect::<Vec<_>>() },
@@ -123,6 +125,29 @@ fn database(row: &DatabaseRow) -> Value {
     })
 }
 
+fn hosts(view: &View) -> Vec<Value> {
+    view.hosts.iter().zip(read_shares(&view.hosts)).take(MOST).map(|(row, share)| host(row, share)).collect()
+}
+
+fn host(row: &HostRow, read_share: Option<f64>) -> Value {
+    json!({
+        "databases": row.databases,
+        "host": row.endpoint(),
+        "zone": row.zone,
+        "weight": row.weight,
+        "role": row.role,
+        "lag_bytes": row.lag_bytes,
+        "lag_us": row.lag_ms.map(|lag| lag.saturating_mul(1_000)),
+        "breaker": row.breaker,
+        "breaker_reason": row.breaker_reason,
+        "retry_us": row.breaker_retry_ms.map(|time| time.saturating_mul(1_000)),
+        "outstanding": row.outstanding,
+        "reads": row.reads,
+        "read_percent": read_share,
+        "probe_error": row.probe_error,
+    })
+}
+
 fn events(view: &View) -> Vec<Value> {
     let mut rows: Vec<_> = view
         .events
@@ -153,4 +178,25 @@ fn pin(row: &PinRow) -> Value {
         "statement": row.statement,
         "age_us": row.age,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::tests::Fixture;
+    use crate::show::tests::host_rows;
+
+    #[test]
+    fn hosts_with_their_shares() {
+        let mut view = View::of(&Fixture::new().control);
+        assert!(hosts(&view).is_empty());
+        view.hosts = host_rows();
+        let rows = hosts(&view);
+        let of = |name: &str| rows.iter().map(|row| row[name].clone()).collect::<Vec<_>>();
+        assert_eq!(of("host"), ["10.0.0.1:5432", "10.0.0.2:5432", "[::1]:5433", "[::1]:5433"]);
+        assert_eq!(of("role"), ["primary", "standby", "unknown", "unknown"]);
+        assert_eq!(of("lag_us"), [json!(0), json!(12_000), Value::Null, Value::Null]);
+        assert_eq!(of("read_percent"), [json!(10.0), json!(60.0), json!(30.0), Value::Null]);
+        assert_eq!(rows[2]["breaker_reason"], "connect failed: Connection refused");
+    }
 }

@@ -1,8 +1,10 @@
 //! Every metric, a row each.
 
+mod replicas;
+
 use pooler::Phase;
 use pooler::latency::Distribution;
-use pooler::snapshot::{DatabaseRow, LatencyRow, PoolRow, SaturationRow, UserRow};
+use pooler::snapshot::{DatabaseRow, HostRow, LatencyRow, PoolRow, SaturationRow, UserRow};
 
 use super::view::{View, seconds};
 use crate::http::health;
@@ -47,6 +49,12 @@ pub(crate) enum Read {
     Database(fn(&DatabaseRow) -> Option<f64>),
     /// One for each user.
     User(fn(&UserRow) -> Option<f64>),
+    /// One for each host of a cluster.
+    Host(fn(&HostRow) -> Option<f64>),
+    /// Several for each, by one more label.
+    HostBy(&'static str, fn(&HostRow) -> Vec<(&'static str, f64)>),
+    /// One for each pool, kind of host and reason.
+    Routed,
     /// A histogram for each pool.
     Distribution(DistributionOf),
 }
@@ -65,6 +73,9 @@ impl Read {
             Read::Pool(_) | Read::Full(_) | Read::Pins(_) | Read::Distribution(_) => vec!["database", "user"],
             Read::PoolBy(label, _) => vec!["database", "user", label],
             Read::Reasons(_) => vec!["database", "user", "reason"],
+            Read::Host(_) => vec!["host"],
+            Read::HostBy(label, _) => vec!["host", label],
+            Read::Routed => vec!["database", "user", "target", "reason"],
             Read::Database(_) => vec!["database"],
             Read::User(_) => vec!["user"],
         }
@@ -93,6 +104,16 @@ impl Read {
             Read::Pins(read) => {
                 view.pins.iter().for_each(|row| put(vec![row.database.clone(), row.user.clone()], read(row)));
             }
+            Read::Host(read) => view.hosts.iter().for_each(|row| {
+                read(row).into_iter().for_each(|value| put(vec![row.endpoint()], value));
+            }),
+            Read::HostBy(_, read) => view.hosts.iter().for_each(|row| {
+                read(row).into_iter().for_each(|(by, value)| put(vec![row.endpoint(), by.to_owned()], value));
+            }),
+            Read::Routed => view.routed.iter().for_each(|row| {
+                let labels = [&*row.database, &*row.user, row.target, row.reason];
+                put(labels.map(str::to_owned).into(), row.count as f64);
+            }),
             Read::Database(read) => view.databases.iter().for_each(|row| {
                 read(row).into_iter().for_each(|value| put(vec![row.name.clone()], value));
             }),
@@ -204,7 +225,11 @@ fn started(view: &View) -> Option<f64> {
 }
 
 /// All of them, in the order of `/metrics`.
-pub(crate) const METRICS: &[Row] = &[
+pub(crate) fn metrics() -> impl Iterator<Item = &'static Row> {
+    METRICS.iter().chain(replicas::METRICS)
+}
+
+const METRICS: &[Row] = &[
     // ---- the process -----------------------------------------------------------------------------------------
     gauge(
         "pgferry_build_info",

@@ -9,7 +9,8 @@ use pooler::config::Config;
 use pooler::console::is_console;
 use pooler::control::{Control, NewcomerCounts};
 use pooler::snapshot::{
-    Counts, DatabaseRow, EventsRow, LatencyRow, PinTotalsRow, PoolRow, SaturationRow, UserRow,
+    Counts, DatabaseRow, EventsRow, HostRow, LatencyRow, PinTotalsRow, PoolRow, RoutedRow, SaturationRow,
+    UserRow,
 };
 
 use super::process::Process;
@@ -23,6 +24,8 @@ pub(crate) struct View {
     pub(crate) pins: Vec<PinTotalsRow>,
     pub(crate) events: Vec<EventsRow>,
     pub(crate) latencies: Vec<LatencyRow>,
+    pub(crate) hosts: Vec<HostRow>,
+    pub(crate) routed: Vec<RoutedRow>,
     pub(crate) counts: Counts,
     pub(crate) newcomers: NewcomerCounts,
     pub(crate) consoles: usize,
@@ -50,6 +53,8 @@ impl View {
             pins: control.pin_totals(),
             events: control.events(),
             latencies: control.latencies(),
+            hosts: control.hosts(),
+            routed: control.routed(),
             counts: control.counts(),
             newcomers: control.newcomers(),
             consoles: consoles.iter().map(|row| row.cl_active).sum(),

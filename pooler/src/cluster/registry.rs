@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
 use super::{Cluster, choice};
-use crate::config::{Database, Host, ReadRouting, Routing};
+use crate::config::{Database, Host, Routing};
 use crate::pool::lock;
 use crate::shared::Shared;
 
@@ -58,8 +58,7 @@ impl Clusters {
 
 /// The hosts of a database, none twice; empty: they are not observed.
 pub(super) fn places(database: &Database, routing: &Routing) -> Vec<Place> {
-    let is_list = database.hosts.len() > 1 && routing.reads != ReadRouting::Off;
-    if database.replicas.is_empty() && !is_list {
+    if !database.is_observed(routing) {
         return Vec::new();
     }
     let own = database.hosts.iter().map(|host| Place {

@@ -375,6 +375,25 @@ function drawDatabases(state) {
   }));
 }
 
+// Only where requests of some database may go to more than one host.
+function drawHosts(hosts) {
+  const roles = { primary: "good", standby: "", fenced: "bad", unknown: "warn" };
+  const breakers = { closed: "soft", "half-open": "warn", open: "bad" };
+  drawTable("hosts", hosts.slice(0, ROWS).map((row) => {
+    const lag = row.lag_bytes === null ? "–" : two(time(row.lag_us), bytes(row.lag_bytes));
+    const retry = row.breaker !== "closed" && row.retry_us !== null ? `tried again in ${time(row.retry_us)}` : "";
+    const why = row.breaker === "closed" ? row.probe_error : [row.breaker_reason, retry].filter(Boolean).join("; ");
+    const share = row.read_percent === null ? "" : row.read_percent.toFixed(row.read_percent < 10 ? 1 : 0) + " %";
+    return el("tr", {},
+      el("th", { scope: "row" }, row.host, row.zone ? el("div", { class: "soft" }, row.zone) : null),
+      cell("Databases", row.databases.join(", ")),
+      cell("Role", el("span", { class: roles[row.role] }, row.role)),
+      cell("Lag", row.role === "primary" ? "–" : lag, "n"),
+      cell("Breaker", two(el("span", { class: breakers[row.breaker] }, row.breaker), why), "wide"),
+      cell("Reads", two(share || "–", count(row.reads)), "n"), cell("At work on", count(row.outstanding), "n"));
+  }));
+}
+
 function drawQuiet(state) {
   const none = [];
   if (!state.pins.all) none.push("no client keeps its server");
@@ -388,6 +407,7 @@ function draw(state) {
   drawTrouble(state);
   drawFigures(state, now);
   drawPools(state, now);
+  drawHosts(state.hosts);
   drawPins(state.pins);
   drawEvents(state);
   drawDatabases(state);
