@@ -7,6 +7,7 @@ mod following;
 mod health;
 mod ledger;
 mod modes;
+mod patroni;
 mod routing;
 
 use std::sync::{Arc, OnceLock};
