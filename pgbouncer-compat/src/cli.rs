@@ -8,6 +8,8 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command as Clap, value_parser};
 
+use crate::value;
+
 /// What the command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
@@ -61,6 +63,14 @@ pub struct DemoOptions {
     pub clients: u32,
     /// Where PostgreSQL's programs are; `None`: wherever they are found.
     pub pg_bin: Option<PathBuf>,
+    /// Streaming replicas of the PostgreSQL.
+    pub replicas: u8,
+    /// When its primary is stopped, counted from the start of the load.
+    pub stop_primary_after: Option<Duration>,
+    /// When a replica is promoted.
+    pub promote_after: Option<Duration>,
+    /// When servers that have fallen behind become replicas again.
+    pub rejoin_after: Option<Duration>,
 }
 
 /// A command line that makes no sense. Print it to standard error and exit with 1.
@@ -96,7 +106,7 @@ pub fn parse(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Res
         Some(("check", check)) => {
             Ok(Command::Check { config: config(check)?, against: check.get_one("against").cloned() })
         }
-        Some((_, demo)) => Ok(Command::Demo(demo_options(demo))),
+        Some((_, demo)) => Ok(Command::Demo(demo_options(demo)?)),
         None => Ok(Command::Run(run_options(&matches)?)),
     }
 }
@@ -112,12 +122,24 @@ fn run_options(matches: &ArgMatches) -> Result<RunOptions, UsageError> {
     })
 }
 
-fn demo_options(matches: &ArgMatches) -> DemoOptions {
-    DemoOptions {
+fn demo_options(matches: &ArgMatches) -> Result<DemoOptions, UsageError> {
+    let time = |name: &str| matches.get_one(name).copied();
+    let options = DemoOptions {
         port: matches.get_one("port").copied(),
         stop_after: matches.get_one("seconds").copied().map(Duration::from_secs),
         clients: matches.get_one("clients").copied().unwrap_or(DEMO_CLIENTS),
         pg_bin: matches.get_one("pg-bin").cloned(),
+        replicas: matches.get_one("replicas").copied().unwrap_or(0),
+        stop_primary_after: time(STOP_PRIMARY_AFTER),
+        promote_after: time(PROMOTE_AFTER),
+        rejoin_after: time(REJOIN_AFTER),
+    };
+    let needs_replicas = [STOP_PRIMARY_AFTER, PROMOTE_AFTER, REJOIN_AFTER];
+    match needs_replicas.into_iter().find(|name| matches.contains_id(name)) {
+        Some(name) if options.replicas == 0 => {
+            Err(UsageError { message: format!("--{name} needs --replicas") })
+        }
+        _ => Ok(options),
     }
 }
 
@@ -151,6 +173,9 @@ fn message(error: &clap::Error) -> String {
 }
 
 const DEMO_CLIENTS: u32 = 20;
+const STOP_PRIMARY_AFTER: &str = "stop-primary-after";
+const PROMOTE_AFTER: &str = "promote-after";
+const REJOIN_AFTER: &str = "rejoin-after";
 
 /// The whole of it, for reading and for what is rendered from it.
 pub(crate) fn grammar() -> Clap {
@@ -215,6 +240,26 @@ fn demo_grammar() -> Clap {
                 .value_name("DIR")
                 .value_parser(value_parser!(PathBuf)),
         )
+        .arg(
+            option(
+                "replicas",
+                "Streaming replicas of the PostgreSQL, on which reads are spread [default: 0]",
+            )
+            .value_name("N")
+            .value_parser(value_parser!(u8).range(0..=8)),
+        )
+        .arg(moment(STOP_PRIMARY_AFTER, "Stop the primary so long after the start, as the key s does"))
+        .arg(moment(PROMOTE_AFTER, "Promote a replica so long after the start, as the key p does"))
+        .arg(moment(
+            REJOIN_AFTER,
+            "Make replicas of servers that follow nobody so long after the start, as the key r does",
+        ))
+}
+
+/// A time from a start on.
+fn moment(name: &'static str, help: &'static str) -> Arg {
+    let time = |text: &str| value::duration(text).ok_or("a time such as 5 or 500ms");
+    Arg::new(name).long(name).help(help).value_name("TIME").value_parser(time)
 }
 
 fn config_arg() -> Arg {
@@ -253,7 +298,16 @@ mod tests {
 
     #[test]
     fn accepted() {
-        let demo = DemoOptions { port: None, stop_after: None, clients: 20, pg_bin: None };
+        let demo = DemoOptions {
+            port: None,
+            stop_after: None,
+            clients: 20,
+            pg_bin: None,
+            replicas: 0,
+            stop_primary_after: None,
+            promote_after: None,
+            rejoin_after: None,
+        };
         for (words, expected) in [
             ("a.ini", Command::Run(run("a.ini"))),
             ("-d a.ini", Command::Run(RunOptions { daemon: true, ..run("a.ini") })),
@@ -283,6 +337,17 @@ mod tests {
                     stop_after: Some(Duration::from_secs(5)),
                     clients: 3,
                     pg_bin: Some("/x".into()),
+                    ..demo.clone()
+                }),
+            ),
+            (
+                "demo --replicas 2 --stop-primary-after 5s --promote-after=8 --rejoin-after 1.5min",
+                Command::Demo(DemoOptions {
+                    replicas: 2,
+                    stop_primary_after: Some(Duration::from_secs(5)),
+                    promote_after: Some(Duration::from_secs(8)),
+                    rejoin_after: Some(Duration::from_secs(90)),
+                    ..demo.clone()
                 }),
             ),
             ("-V", Command::Version),
@@ -314,6 +379,13 @@ mod tests {
                 "invalid value 'many' for '--clients <N>': invalid digit found in string",
             ),
             ("demo x", "too many arguments"),
+            ("demo --replicas 9", "invalid value '9' for '--replicas <N>': 9 is not in 0..=8"),
+            ("demo --promote-after 5s", "--promote-after needs --replicas"),
+            ("demo --replicas 0 --stop-primary-after 1", "--stop-primary-after needs --replicas"),
+            (
+                "demo --replicas 1 --rejoin-after soon",
+                "invalid value 'soon' for '--rejoin-after <TIME>': a time such as 5 or 500ms",
+            ),
         ] {
             let error = parse_words(words).unwrap_err();
             assert_eq!(error.message, expected, "{words:?}");

@@ -72,6 +72,8 @@ pub(crate) enum Order {
     Ask(Question),
     /// Observe a host of a cluster.
     Probe(Probe),
+    /// Ask Patroni about a cluster, for as long as that is there.
+    AskPatroni(crate::cluster::Watch),
     /// Look at the phase again.
     PhaseChanged,
     /// There is a new configuration.
@@ -467,6 +469,7 @@ impl Worker {
                 }
             }
             Order::Probe(probe) => self.spawn(probe.run()),
+            Order::AskPatroni(watch) => self.spawn(watch.run()),
             Order::Ask(question) => self.spawn(blockers::ask(self.clone(), question)),
             Order::PhaseChanged => {
                 if self.shared.phase() == Phase::WaitForServers {

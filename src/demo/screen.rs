@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use pooler::control::Control;
 use pooler::stats::Totals;
 
-use super::load::Load;
+use super::experience::Experience;
+use super::hosts::{self, Host};
 use super::{NAME, POOL_SIZE};
+use tokio::sync::mpsc;
 
 /// Width of the bar, in characters.
 const BAR: usize = 30;
@@ -23,12 +25,18 @@ pub(super) fn say(text: &str) -> io::Result<()> {
     out.flush()
 }
 
+/// What is shown beside the pool's numbers where there are replicas.
+pub(super) struct Scene {
+    pub(super) experience: Experience,
+    /// What was done to servers.
+    pub(super) news: mpsc::UnboundedReceiver<String>,
+    /// Keys are obeyed.
+    pub(super) keys: bool,
+}
+
 /// Shows what the pooler does until nobody reads any more.
-pub(super) async fn show_numbers(control: &Control, load: &Load<'_>) -> io::Result<()> {
+pub(super) async fn show_numbers(control: &Control, mut scene: Option<Scene>) -> io::Result<()> {
     let terminal = io::stdout().is_terminal();
-    if let Some(why) = load.why_none() {
-        say(&format!("{why}\n\n"))?;
-    }
     let start = Instant::now();
     let mut last = Sample::take(control);
     let mut drawn = 0;
@@ -38,19 +46,45 @@ pub(super) async fn show_numbers(control: &Control, load: &Load<'_>) -> io::Resu
         tick.tick().await;
         let now = Sample::take(control);
         let figures = Figures::between(&last, &now);
+        let news = scene.as_mut().map(|scene| scene.news(start.elapsed())).unwrap_or_default();
         let text = if terminal {
-            let lines = figures.as_block();
+            let lines =
+                figures.as_block() + &scene.as_ref().map_or(String::new(), |s| s.as_block(&last, &now));
             let up = if drawn > 0 { format!("\x1b[{drawn}A\x1b[J") } else { String::new() };
             drawn = lines.lines().count();
-            up + &lines
+            up + &news + &lines
         } else {
-            figures.as_line(start.elapsed())
+            let line = figures.as_line(start.elapsed());
+            news + &line + &scene.as_ref().map_or(String::new(), |s| s.as_line(&last, &now))
         };
         match say(&text) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             said => said?,
         }
         last = now;
+    }
+}
+
+impl Scene {
+    /// A line for each thing that was done.
+    fn news(&mut self, since: Duration) -> String {
+        let news = std::iter::from_fn(|| self.news.try_recv().ok());
+        news.map(|done| format!("{:>4} s  {done}\n", since.as_secs())).collect()
+    }
+
+    fn as_block(&self, before: &Sample, now: &Sample) -> String {
+        let clients = self.experience.summary(now.at);
+        let keys = if self.keys {
+            "\n  s: stop the primary   p: promote a replica   r: rejoin   Ctrl-C: end\n"
+        } else {
+            ""
+        };
+        format!("\n{}\n  clients: {clients}\n{keys}", hosts::as_block(&before.hosts, &now.hosts))
+    }
+
+    fn as_line(&self, before: &Sample, now: &Sample) -> String {
+        let clients = self.experience.summary(now.at);
+        format!("{}       clients: {clients}\n", hosts::as_line(&before.hosts, &now.hosts))
     }
 }
 
@@ -62,6 +96,8 @@ struct Sample {
     active: usize,
     open: usize,
     totals: Totals,
+    /// Where there are replicas.
+    hosts: Vec<Host>,
 }
 
 impl Sample {
@@ -75,6 +111,7 @@ impl Sample {
             active: 0,
             open: 0,
             totals: stats.map(|row| row.total).unwrap_or_default(),
+            hosts: hosts::look(control),
         };
         if let Some(pool) = pool {
             sample.clients = pool.cl_active + pool.cl_waiting;
@@ -161,7 +198,7 @@ mod tests {
     use super::*;
 
     fn sample(at: Instant, totals: Totals) -> Sample {
-        Sample { at, clients: 20, waiting: 1, active: 3, open: 5, totals }
+        Sample { at, clients: 20, waiting: 1, active: 3, open: 5, totals, hosts: Vec::new() }
     }
 
     #[test]

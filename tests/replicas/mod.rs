@@ -8,6 +8,7 @@ mod following;
 mod health;
 mod ledger;
 mod modes;
+mod patroni;
 mod routing;
 
 use std::sync::{Arc, OnceLock};

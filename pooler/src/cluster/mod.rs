@@ -9,6 +9,7 @@ mod choice;
 mod lsn;
 mod member;
 mod pace;
+mod patroni;
 mod probe;
 mod registry;
 mod roles;
@@ -25,6 +26,7 @@ use tracing::{info, warn};
 pub(crate) use causal::{Causal, CausalKeys, NotYet};
 pub(crate) use lsn::Lsn;
 pub(crate) use member::Member;
+pub(crate) use patroni::Watch;
 pub(crate) use probe::Probe;
 pub(crate) use registry::Clusters;
 pub(crate) use sighting::Sighting;
@@ -49,7 +51,7 @@ pub(crate) enum Role {
     Primary,
     /// It is in recovery.
     Standby,
-    /// It takes writes, but another host's timeline is newer: nobody may use it.
+    /// It takes writes, but another host's timeline is newer, or Patroni names another leader: nobody may use it.
     Fenced,
 }
 
@@ -142,6 +144,7 @@ impl Cluster {
             let probe = Probe { cluster: Arc::downgrade(&cluster), member: member.clone() };
             shared.order(index % shared.worker_count(), crate::worker::Order::Probe(probe));
         }
+        shared.order(0, crate::worker::Order::AskPatroni(Watch::new(&cluster)));
         cluster
     }
 
@@ -415,10 +418,11 @@ impl Cluster {
         let mut roles = lock(&self.roles);
         let (before, epoch) = (roles.primary(), roles.epoch());
         change(&mut roles);
-        let mut changed = false;
+        let (mut changed, mut fenced) = (false, false);
         for member in &self.members {
             let index = member.index;
             let was = member.role_at(now, u64::MAX);
+            fenced |= roles.role(index) == Role::Fenced && was != Role::Fenced;
             changed |= member.stand(roles.role(index), roles.follows(index), roles.timeline(index), now);
             if roles.role(index) != was {
                 info!("{}: {}, was {}", member, roles.role(index).word(), was.word());
@@ -431,7 +435,8 @@ impl Cluster {
         self.epoch.store(roles.epoch(), SeqCst);
         let (after, is_new) = (roles.primary(), roles.epoch() != epoch);
         drop(roles);
-        if is_new {
+        // One that is fenced may be the last primary, to which there are connections.
+        if is_new || fenced && after.is_none() {
             self.homes().iter().for_each(|pool| pool.primary_changed());
         } else if before.is_none() && after.is_some() {
             self.homes().iter().for_each(|pool| pool.primary_is_back());

@@ -37,6 +37,8 @@ pub(super) struct Roles {
     /// The last primary there was.
     last_primary: Option<usize>,
     epoch: u64,
+    /// Hosts that may not be written to, by their indices as bits: somebody who must know names another one.
+    forbidden: u64,
 }
 
 impl Roles {
@@ -48,6 +50,7 @@ impl Roles {
             primary: None,
             last_primary: None,
             epoch: 0,
+            forbidden: 0,
         }
     }
 
@@ -86,6 +89,12 @@ impl Roles {
         self.decide();
     }
 
+    /// Only the other hosts may be written to from now on.
+    pub(super) fn forbid(&mut self, hosts: u64) {
+        self.forbidden = hosts;
+        self.decide();
+    }
+
     /// The first host that takes writes says which system this is. It is another one where the primary itself has changed,
     /// as after an upgrade, or nobody of the old one is left.
     fn learn_system(&mut self, host: usize, sighting: &Sighting) {
@@ -117,8 +126,9 @@ impl Roles {
     }
 
     fn decide(&mut self) {
-        let still = self.primary.filter(|host| self.is_newest(*host));
-        self.primary = still.or_else(|| (0..self.hosts.len()).find(|host| self.is_newest(*host)));
+        let fits = |host: &usize| self.is_newest(*host) && self.forbidden >> *host & 1 == 0;
+        let still = self.primary.filter(fits);
+        self.primary = still.or_else(|| (0..self.hosts.len()).find(fits));
         if self.primary.is_some() && self.primary != self.last_primary {
             self.last_primary = self.primary;
             self.epoch += 1;
@@ -243,6 +253,22 @@ mod tests {
         assert_eq!(roles.primary(), Some(1), "it has followed since");
         roles.observe(0, &writer(2));
         assert_eq!((roles.primary(), roles.role(0)), (Some(1), Fenced));
+    }
+
+    #[test]
+    fn a_forbidden_host_is_fenced_while_it_is_so() {
+        let mut roles = seen(&[writer(1), standby(1)]);
+        roles.forbid(0b01);
+        assert_eq!((roles.primary(), roles.epoch(), all(&roles)), (None, 1, vec![Fenced, Standby]));
+        roles.observe(0, &writer(1));
+        assert_eq!(roles.role(0), Fenced);
+        roles.observe(1, &writer(2));
+        assert_eq!((roles.primary(), roles.epoch()), (Some(1), 2));
+        // Somebody promotes the other one behind the back of who must know.
+        roles.observe(0, &writer(3));
+        assert_eq!((roles.primary(), all(&roles)), (None, vec![Fenced, Fenced]));
+        roles.forbid(0);
+        assert_eq!((roles.primary(), roles.epoch()), (Some(0), 3));
     }
 
     #[test]
