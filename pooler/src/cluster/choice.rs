@@ -94,7 +94,7 @@ impl Drawing {
 
     /// `random`: 32 bits.
     fn pick(&self, random: u64) -> Option<&Candidate> {
-        let mut at = (u128::from(random) * u128::from(self.total) >> 32) as u64;
+        let mut at = ((u128::from(random) * u128::from(self.total)) >> 32) as u64;
         let candidates = self.candidates.get(..self.count)?;
         candidates.iter().find(|candidate| {
             let is_it = at < candidate.strength;
