@@ -87,6 +87,9 @@ impl AdminConsole {
                 let answer = spawn_blocking(move || show::answer(item, &control, &*configuration)).await;
                 answer.unwrap_or_else(|error| Err(refused(error.to_string())))
             }
+            Command::ShowRoute { database, statement } => {
+                show::route(control, database.as_deref(), &statement).map_err(operate::refusal)
+            }
             Command::SetIgnored => Ok(set_ignored()),
             Command::Transaction(tag) => Ok(operate::done(tag)),
             Command::Pause(database) => operate::pause(control, database).await,
@@ -146,7 +149,7 @@ const SERVER_VERSION: &str = "1.25.2/bouncer";
 fn changes_something(command: &Command) -> bool {
     match command {
         Command::Show(item) => *item == Show::Fds,
-        Command::SetIgnored | Command::Transaction(_) => false,
+        Command::ShowRoute { .. } | Command::SetIgnored | Command::Transaction(_) => false,
         _ => true,
     }
 }

@@ -179,7 +179,7 @@ fn spare_console(verb: &str, database: Option<&str>) -> Result<(), ErrorMessage>
     }
 }
 
-fn refusal(error: ControlError) -> ErrorMessage {
+pub(crate) fn refusal(error: ControlError) -> ErrorMessage {
     refused(error.to_string())
 }
 

@@ -1,5 +1,9 @@
 //! What each `SHOW` answers with: columns, in order, with their types.
 
+mod replicas;
+
+pub use replicas::ROUTE;
+
 /// An item of `SHOW`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Show {
@@ -23,6 +27,8 @@ pub enum Show {
     Fds,
     /// `HELP`: a notice instead of a table.
     Help,
+    /// `HOSTS`: primaries and their replicas, as they are observed. Not PgBouncer's.
+    Hosts,
     /// `LATENCY`: how long waits, requests and transactions took. Not PgBouncer's.
     Latency,
     /// `LISTS`
@@ -47,6 +53,8 @@ pub enum Show {
     Prepared,
     /// `QUERIES`: which statements hold servers. Not PgBouncer's.
     Queries,
+    /// `ROUTING`: how often requests went where, and why. Not PgBouncer's.
+    Routing,
     /// `SERVERS`
     Servers,
     /// `SOCKETS`
@@ -141,6 +149,7 @@ pub const ITEMS: &[(&str, Show)] = &[
     ("fds", Show::Fds),
     ("help", Show::Help),
     ("hba", Show::Hba),
+    ("hosts", Show::Hosts),
     ("lists", Show::Lists),
     ("mem", Show::Mem),
     ("peers", Show::Peers),
@@ -152,6 +161,7 @@ pub const ITEMS: &[(&str, Show)] = &[
     ("pools", Show::Pools),
     ("prepared", Show::Prepared),
     ("queries", Show::Queries),
+    ("routing", Show::Routing),
     ("servers", Show::Servers),
     ("sockets", Show::Sockets),
     ("state", Show::State),
@@ -207,6 +217,8 @@ impl Show {
             Show::PeerPools => PEER_POOLS,
             Show::Events => EVENTS,
             Show::Hba => HBA,
+            Show::Hosts => replicas::HOSTS,
+            Show::Routing => replicas::ROUTING,
             Show::Pins => PINS,
             Show::PinTotals => PIN_TOTALS,
             Show::Pools => POOLS,
@@ -574,6 +586,7 @@ mod tests {
             ("dns_zones", 3),
             ("fds", 15),
             ("hba", 11),
+            ("hosts", 22),
             ("help", 0),
             ("lists", 2),
             ("mem", 5),
@@ -586,6 +599,7 @@ mod tests {
             ("pools", 17),
             ("prepared", 4),
             ("queries", 12),
+            ("routing", 5),
             ("servers", 21),
             ("sockets", 28),
             ("state", 2),
@@ -599,7 +613,7 @@ mod tests {
         ] {
             assert_eq!(Show::named(item).unwrap().columns().len(), columns, "{item}");
         }
-        assert_eq!(ITEMS.len(), 32 + FAKE_PARAMETERS.len());
+        assert_eq!(ITEMS.len(), 34 + FAKE_PARAMETERS.len());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The grammar of the console: one command of at most two words, with at most one semicolon behind it.
 //!
 //! A word is made of `A-Z a-z 0-9 _` or stands in double quotes, where a quote is doubled. `SET` has a form of its
-//! own: `SET key = value`, `SET key TO value`, the value a word or text in single quotes. Case does not matter in
+//! own: `SET key = value`, `SET key TO value`, the value a word or text in single quotes; so has `SHOW ROUTE`. Case does not matter in
 //! commands and `SHOW` items, it does in names of databases. Rights, and whether a database exists, are not judged
 //! here. PgBouncer closes the connection on an invalid command longer than 450 bytes; here it is an error like any.
 //!
@@ -10,7 +10,7 @@
 
 use std::fmt;
 
-use crate::columns::{Column, FAKE_PARAMETERS, ISOLATION, RELOAD_PLAN, Show};
+use crate::columns::{Column, FAKE_PARAMETERS, ISOLATION, RELOAD_PLAN, ROUTE, Show};
 use crate::texts;
 
 /// A command of the console.
@@ -18,6 +18,13 @@ use crate::texts;
 pub enum Command {
     /// `SHOW item`; `SELECT item` is the same.
     Show(Show),
+    /// `SHOW ROUTE [db] 'statement'`: where that would go, and why. Not PgBouncer's.
+    ShowRoute {
+        /// `None`: all whose requests may go to more than one host.
+        database: Option<String>,
+        /// Without its quotes.
+        statement: String,
+    },
     /// `SET key = value` of a setting.
     Set {
         /// As written.
@@ -63,6 +70,7 @@ impl Command {
         match self {
             Command::Show(item) => Some(item.columns()).filter(|columns| !columns.is_empty()),
             Command::ReloadPlan(_) => Some(RELOAD_PLAN),
+            Command::ShowRoute { .. } => Some(ROUTE),
             _ => None,
         }
     }
@@ -104,9 +112,10 @@ impl std::error::Error for CommandError {}
 /// # Errors
 /// The text is no command of PgBouncer.
 pub fn parse(text: &str) -> Result<Command, CommandError> {
-    let command = match set_form(text) {
-        Some((key, value)) => set(key, value)?,
-        None => words(text).map(|(word, argument)| command(word, argument)).transpose()?.flatten(),
+    let command = match (set_form(text), route_form(text)) {
+        (Some((key, value)), _) => set(key, value)?,
+        (None, Some((database, statement))) => Some(Command::ShowRoute { database, statement }),
+        (None, None) => words(text).map(|(word, argument)| command(word, argument)).transpose()?.flatten(),
     };
     command.or_else(|| habit(text)).ok_or_else(|| CommandError::Invalid(shortened(text)))
 }
@@ -215,6 +224,34 @@ fn set_form(text: &str) -> Option<(String, String)> {
     at_end(rest).then_some((key, value))
 }
 
+/// `SHOW ROUTE [word] 'text' [;]`, or with the text between `$$`.
+fn route_form(text: &str) -> Option<(Option<String>, String)> {
+    let rest = skip_blanks(skip_keyword(skip_blanks(text), "show")?);
+    let rest = skip_blanks(skip_keyword(rest, "route")?);
+    if let Some(statement) = statement(rest) {
+        return Some((None, statement));
+    }
+    let (database, rest) = word(rest)?;
+    statement(skip_blanks(rest)).map(|statement| (Some(database), statement))
+}
+
+/// Nothing but a text in quotes, or between `$$`.
+fn statement(text: &str) -> Option<String> {
+    let (statement, rest) = quoted(text, '\'').or_else(|| dollar_quoted(text))?;
+    at_end(rest).then_some(statement)
+}
+
+fn dollar_quoted(text: &str) -> Option<(String, &str)> {
+    let (inside, rest) = text.strip_prefix("$$")?.split_once("$$")?;
+    Some((inside.to_owned(), rest))
+}
+
+/// What follows a word that ends there.
+fn skip_keyword<'a>(text: &'a str, keyword: &str) -> Option<&'a str> {
+    let rest = strip_prefix_ignoring_case(text, keyword)?;
+    (!rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')).then_some(rest)
+}
+
 /// A word and what follows it.
 fn word(text: &str) -> Option<(String, &str)> {
     if text.starts_with('"') {
@@ -287,6 +324,10 @@ mod tests {
         Command::Set { key: key.to_owned(), value: value.to_owned() }
     }
 
+    fn route(database: Option<&str>, statement: &str) -> Command {
+        Command::ShowRoute { database: database.and_then(db), statement: statement.to_owned() }
+    }
+
     #[test]
     fn commands() {
         for (text, expected) in [
@@ -335,6 +376,12 @@ mod tests {
             ("SET DateStyle = 'ISO'", Command::SetIgnored),
             ("set client_encoding to utf8", Command::SetIgnored),
             ("SET extra_float_digits = 3", Command::SetIgnored),
+            ("SHOW ROUTE 'select 1'", route(None, "select 1")),
+            ("show\troute  'it''s' ;", route(None, "it's")),
+            ("SHOW ROUTE a 'select 1'", route(Some("a"), "select 1")),
+            ("SHOW ROUTE \"my db\"'x';", route(Some("my db"), "x")),
+            ("SHOW ROUTE $$select 'x'$$", route(None, "select 'x'")),
+            ("SHOW ROUTE ''", route(None, "")),
             ("BEGIN", Command::Transaction("BEGIN")),
             ("begin isolation level repeatable read, read only;", Command::Transaction("BEGIN")),
             ("START TRANSACTION READ WRITE", Command::Transaction("START TRANSACTION")),
@@ -356,6 +403,14 @@ mod tests {
             "SHOW server_version",
             "SHOW POOLS x",
             "SHOW POOLS;;",
+            "SHOW ROUTE",
+            "SHOW ROUTE a",
+            "SHOW ROUTE 'x",
+            "SHOW ROUTE 'x' y",
+            "SHOW ROUTE a b 'x'",
+            "SHOW ROUTES 'x'",
+            "SHOW ROUTE $$x$",
+            "SHOWROUTE 'x'",
             "SHOW POOLS; SHOW LISTS",
             "SHOWPOOLS",
             "SHOW\"pools\"",
@@ -405,7 +460,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_judged(text in "\\PC*|((set|show|to|pause|pools|=|;|'|\"|\"\"| |é|x){1,2}){0,12}") {
+        fn any_text_is_judged(text in "\\PC*|((set|show|to|pause|pools|route|=|;|'|\"|\"\"| |é|x){1,2}){0,12}") {
             if let Err(error) = parse(&text) {
                 prop_assert!(error.to_string().len() < 450);
             }

@@ -21,7 +21,7 @@ use crate::server::reach;
 use crate::shared::Shared;
 use crate::snapshot::{
     self, Counts, DatabaseRow, DnsHostRow, EventsRow, FdRow, HostRow, LatencyRow, MemoryRow, PeerRow, PinRow,
-    PinTotalsRow, PoolRow, SaturationRow, SocketRow, StatsRow, UserRow,
+    PinTotalsRow, PoolRow, RouteRow, RoutedRow, SaturationRow, SocketRow, StatsRow, UserRow,
 };
 use crate::state::Defined;
 use crate::waiting::{self, WaitingRow};
@@ -164,6 +164,30 @@ impl Control {
     /// How long waits, requests and transactions took, by pool.
     pub fn latencies(&self) -> Vec<LatencyRow> {
         snapshot::latencies(&self.shared)
+    }
+
+    /// Where requests went, by pool and reason.
+    pub fn routed(&self) -> Vec<RoutedRow> {
+        snapshot::routed(&self.shared)
+    }
+
+    /// Where a text would go, in this database or in all whose requests may go to more than one host.
+    ///
+    /// # Errors
+    /// No such database.
+    pub fn route(&self, database: Option<&str>, text: &str) -> Result<Vec<RouteRow>, ControlError> {
+        let config = self.shared.config.load();
+        let mut databases = self.databases_or_all(database)?;
+        if database.is_none() {
+            databases.retain(|db| db.spec.load().is_observed(&config));
+        }
+        let hosts = self.hosts();
+        let row = |db: &Arc<Db>| {
+            let is_its = |host: &&HostRow| host.databases.contains(&db.name);
+            let hosts: Vec<HostRow> = hosts.iter().filter(is_its).cloned().collect();
+            snapshot::route(&self.shared, db, &hosts, text)
+        };
+        Ok(databases.iter().map(row).collect())
     }
 
     /// What holds servers, by statement, pool by pool; those first that hold them longest.

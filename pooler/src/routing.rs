@@ -80,9 +80,21 @@ pub(crate) enum Target {
     Replica,
 }
 
+impl Target {
+    /// For people.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Target::Primary => "primary",
+            Target::Replica => "replica",
+        }
+    }
+}
+
 /// Why a request goes where it goes, in the order of the table of names below.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Why {
+    /// Nothing goes to replicas.
+    Off,
     /// The client's route, or that of its database, names the primary.
     RoutePrimary,
     /// Only what clients ask for goes to replicas.
@@ -111,7 +123,8 @@ pub(crate) enum Why {
     ReadOnly,
 }
 
-const NAMES: [(Target, &str); 15] = [
+const NAMES: [(Target, &str); 16] = [
+    (Target::Primary, "routing is off"),
     (Target::Primary, "route"),
     (Target::Primary, "explicit only"),
     (Target::Primary, "writes"),
@@ -133,11 +146,17 @@ impl Why {
     pub(crate) fn target(self) -> Target {
         NAMES[self as usize].0
     }
+
+    /// Under which name it is counted.
+    pub(crate) fn as_str(self) -> &'static str {
+        NAMES[self as usize].1
+    }
 }
 
 /// Where a request of this nature goes that begins outside a transaction, if a replica can be found for it.
 pub(crate) fn decide(routing: &Routing, route: Route, defaults: Defaults, nature: Option<Nature>) -> Why {
     match route {
+        _ if routing.reads == ReadRouting::Off => return Why::Off,
         Route::Primary => return Why::RoutePrimary,
         Route::Replica | Route::PreferReplica => return Why::RouteReplica,
         Route::Auto => {}
@@ -174,13 +193,10 @@ impl Routed {
 
     /// Target, reason and number of each.
     pub(crate) fn totals(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + '_ {
-        NAMES.iter().zip(&self.0).map(|((target, reason), count)| {
-            let target = match target {
-                Target::Primary => "primary",
-                Target::Replica => "replica",
-            };
-            (target, *reason, count.load(Relaxed))
-        })
+        NAMES
+            .iter()
+            .zip(&self.0)
+            .map(|((target, reason), count)| (target.as_str(), *reason, count.load(Relaxed)))
     }
 }
 
@@ -225,12 +241,17 @@ impl sql::Knowledge for Listed<'_> {
     }
 }
 
-/// The nature of a text, by what the configuration knows as well.
-pub(crate) fn nature_of(routing: &Routing, text: &[u8]) -> Nature {
+/// What a text asks of its host, by what the configuration knows as well.
+pub(crate) fn access_of<'a>(routing: &Routing, text: &'a [u8]) -> Access<'a> {
     match routing.read_functions.is_empty() {
-        true => sql::scan(text).access.into(),
-        false => sql::scan_with(text, &Listed(&routing.read_functions)).access.into(),
+        true => sql::scan(text).access,
+        false => sql::scan_with(text, &Listed(&routing.read_functions)).access,
     }
+}
+
+/// The same without the words.
+pub(crate) fn nature_of(routing: &Routing, text: &[u8]) -> Nature {
+    access_of(routing, text).into()
 }
 
 #[cfg(test)]
@@ -270,7 +291,7 @@ mod tests {
             (none, &["begin read only", "select nextval('s')"], Why::Writes),
             (none, &["begin; select 1; commit"], Why::Reads),
             (read_only, &["begin"], Why::ReadOnly),
-            (read_only, &["begin read write"], Why::MayWrite),
+            (read_only, &["begin read write"], Why::Writes),
             (read_only, &["select 1"], Why::ReadOnly),
             (serializable, &["select 1"], Why::Serializable),
         ] {
@@ -290,6 +311,15 @@ mod tests {
     }
 
     #[test]
+    fn nothing_goes_to_a_replica_where_that_is_off() {
+        let off = Routing::default();
+        for route in [Route::Auto, Route::Replica, Route::PreferReplica] {
+            let nature = Some(nature_of(&off, b"begin read only"));
+            assert_eq!(decide(&off, route, Defaults::default(), nature), Why::Off);
+        }
+    }
+
+    #[test]
     fn functions_that_are_listed_read() {
         let routing = Routing { read_functions: vec!["f".into(), "s.g".into()], ..auto() };
         for (text, expected) in [
@@ -304,6 +334,7 @@ mod tests {
 
     #[test]
     fn each_reason_has_its_name() {
+        assert_eq!(NAMES[Why::Off as usize].1, "routing is off");
         assert_eq!(NAMES[Why::NoReplica as usize], (Target::Primary, "no replica"));
         assert_eq!(Why::RouteReplica.target(), Target::Replica);
         assert_eq!(NAMES[Why::ReadOnly as usize], (Target::Replica, "read-only transaction"));

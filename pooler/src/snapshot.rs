@@ -4,6 +4,7 @@ mod connections;
 mod hosts;
 mod load;
 mod process;
+mod routing;
 
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroUsize;
@@ -33,6 +34,8 @@ use crate::stats::Totals;
 
 pub use process::{FdRow, MemoryRow};
 pub(crate) use process::{Listening, arriving, fds, memory};
+pub use routing::{RouteRow, RoutedRow};
+pub(crate) use routing::{route, routed};
 
 /// One pool.
 #[derive(Debug, Clone)]

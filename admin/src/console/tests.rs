@@ -12,6 +12,8 @@ const INI: &str = "
 [databases]
 alpha = host=127.0.0.1 port=1 user=forced pool_size=3 pool_mode=session
 beta = host=one,two load_balance_hosts=disable
+gamma = host=one replicas=two:5433*2 read_routing=auto
+delta = host=one replicas=two route=replica
 
 [users]
 listed = pool_size=7 max_user_connections=2
@@ -96,7 +98,7 @@ impl Drop for Fixture {
     }
 }
 
-fn messages(mut bytes: &[u8]) -> Reply {
+pub(crate) fn messages(mut bytes: &[u8]) -> Reply {
     let mut messages = Vec::new();
     while let Some((header, rest)) = bytes.split_first_chunk::<5>() {
         let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize;
@@ -156,7 +158,7 @@ fn databases_users_and_the_console_itself() {
     assert_eq!(fixture.row("SHOW USERS", "listed"), "listed|        7||NULL|2|0|9|0");
     assert_eq!(fixture.row("SHOW USERS", "known"), "known|||NULL|0|0|9|0");
 
-    assert_eq!(fixture.row("SHOW LISTS", "databases"), "databases|3");
+    assert_eq!(fixture.row("SHOW LISTS", "databases"), "databases|5");
     assert_eq!(fixture.row("SHOW LISTS", "users"), "users|4");
     assert_eq!(fixture.row("SHOW LISTS", "pools"), "pools|1");
 }
@@ -178,6 +180,32 @@ fn lists_and_totals_have_fixed_rows() {
                  total_client_login_count";
     assert_eq!(names("SHOW TOTALS").join(","), format!("{total},{}", total.replace("total_", "avg_")));
     assert_eq!(names("SHOW STATE"), ["active", "paused", "suspended"]);
+}
+
+/// Which databases have a row, and that the decision is the one of their sessions; all of its outcomes are tested beside it.
+#[test]
+fn where_a_statement_would_go() {
+    let fixture = Fixture::new();
+    let shown = |text: &str| -> Vec<String> {
+        let rows = fixture.ask(Rights::Stats, text).rows();
+        let cell = |cell: Option<String>| cell.unwrap_or_else(|| "NULL".to_owned());
+        rows.into_iter().map(|row| row.into_iter().map(cell).collect::<Vec<_>>().join("|")).collect()
+    };
+    assert_eq!(
+        shown("SHOW ROUTE 'insert into t values (''x'')'"),
+        ["delta|primary||routing is off|read_routing is off", "gamma|primary||writes|insert changes rows"]
+    );
+    // Nobody has looked at the hosts yet.
+    assert_eq!(
+        shown("show route gamma $$select 'x'$$"),
+        ["gamma|primary||no replica|it only reads, but there is no replica for it"]
+    );
+    assert_eq!(
+        shown("SHOW ROUTE alpha 'select 1'"),
+        ["alpha|primary|127.0.0.1:1|routing is off|it has one host, or reads are not spread over its hosts"]
+    );
+    fixture.expect_error(Rights::Admin, "SHOW ROUTE nothing 'x'", "08P01", "no such database: nothing");
+    assert_eq!(fixture.admin("SHOW ROUTING").rows().len(), 0);
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod latency;
 mod pins;
 mod pools;
 mod queries;
+mod replicas;
 mod stats;
 mod waiting;
 
@@ -16,6 +17,7 @@ pub(crate) use advice::advice;
 pub(crate) use blockers::blockers;
 use pgbouncer_compat::columns::Show;
 use pooler::control::Control;
+pub(crate) use replicas::{read_shares, route};
 
 use crate::console::{Answer, Configuration};
 use crate::rows::Table;
@@ -33,6 +35,8 @@ pub(crate) fn answer(item: Show, control: &Control, configuration: &dyn Configur
         Show::Servers => connections::servers(&mut table, control),
         Show::Events => stats::events(&mut table, control),
         Show::Hba => hba::hba(&mut table, control),
+        Show::Hosts => replicas::hosts(&mut table, &control.hosts()),
+        Show::Routing => replicas::routing(&mut table, control),
         Show::Pins => pins::pins(&mut table, control),
         Show::PinTotals => pins::totals(&mut table, control),
         Show::Pools => pools::pools(&mut table, control),

@@ -31,6 +31,7 @@ pub use pool::{
 };
 pub use protocol::auth::scram::ChannelBinding;
 pub use protocol::ldap::{Filter as LdapFilter, Scope as LdapScope, Search as LdapSearch};
+pub(crate) use routing::endpoint;
 pub use routing::{
     OwnRouting, ProbeRules, ReadConsistency, ReadRouting, Replica, ReplicaFallback, Route, Routing,
 };

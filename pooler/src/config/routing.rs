@@ -128,15 +128,19 @@ pub struct Replica {
     pub zone: Option<String>,
 }
 
+/// `HOST:PORT`, with brackets about an IPv6 address.
+pub(crate) fn endpoint(host: &Host, port: u16) -> String {
+    match host {
+        Host::Tcp(name) if name.contains(':') => format!("[{name}]:{port}"),
+        Host::Tcp(name) => format!("{name}:{port}"),
+        Host::Unix(directory) => format!("{}:{port}", directory.display()),
+    }
+}
+
 /// As in the file, with all that may be left out there but a weight of 1.
 impl fmt::Display for Replica {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.host {
-            Host::Tcp(name) if name.contains(':') => write!(f, "[{name}]")?,
-            Host::Tcp(name) => f.write_str(name)?,
-            Host::Unix(directory) => write!(f, "{}", directory.display())?,
-        }
-        write!(f, ":{}", self.port)?;
+        f.write_str(&endpoint(&self.host, self.port))?;
         if self.weight != NonZeroU32::MIN {
             write!(f, "*{}", self.weight)?;
         }
