@@ -66,7 +66,9 @@ fn dead_replicas_at_the_start() {
     eventually("both are out, and why", SOON, || {
         let rows = table(&mut pooler.console(), "HOSTS");
         let of = |port: u16| rows.iter().find(|row| row.text("port") == port.to_string()).expect("a row");
-        [dead, mute].iter().all(|port| breaker(of(*port)) == "open" && !of(*port).text("reason").is_empty())
+        [dead, mute]
+            .iter()
+            .all(|port| breaker(of(*port)) == "open" && !of(*port).text("breaker_reason").is_empty())
             && breaker(of(alive)) == "closed"
     });
 }
@@ -86,7 +88,7 @@ fn a_replica_that_stops_and_comes_back() {
         }
         eventually("it is out", SOON, || {
             let row = &fleet.shown()[1];
-            breaker(row) == "open" && !row.text("reason").is_empty()
+            breaker(row) == "open" && !row.text("breaker_reason").is_empty()
         });
         assert_eq!(breaker(&fleet.shown()[2]), "closed");
         replica.start_again();

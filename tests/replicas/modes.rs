@@ -160,6 +160,7 @@ fn with_aliases() -> Fleet {
     let database = super::database_of(&set, SETUP);
     let hosts = hosts(&set, &database);
     let pooler = crate::common::pooler()
+        .setting("read_routing", "explicit")
         .setting("read_consistency", "eventual")
         .database_line(database.name(), &hosts)
         .database_line("readers", &format!("{hosts} route=replica"))

@@ -26,6 +26,7 @@ fn reads() -> Vec<String> {
         "select now() > 'epoch', random() >= 0, upper(v), {} from t where id = 1",
         "select \"update\", {} from (select 1 as \"update\") x",
         "select 1; select {}",
+        "begin; select {}; commit",
     ]
     .map(|sql| sql.replace("{}", PORT))
     .to_vec()
@@ -57,7 +58,7 @@ fn writes() -> Vec<String> {
         "select pg_catalog.set_config('work_mem', '5MB', true), {}",
         "insert into t values ({n}); select {}",
         "select 1; delete from t where id > 100; select {}",
-        "begin; select {}; commit",
+        "begin; delete from t where id > 100; select {}; commit",
         "begin isolation level serializable read only; select {}; commit",
     ]
     .map(|sql| sql.replace("{}", PORT))
