@@ -90,7 +90,6 @@ fn sessions_whose_transactions_only_read() {
     let by_role = target.clone().user("careful_reader");
     for target in [by_option, by_name, by_role] {
         let mut client = Client::login(&target);
-        assert_eq!(client.params["default_transaction_read_only"], "on", "{target:?}");
         assert_ne!(place_in(&fleet, &mut client, "begin"), 0, "{target:?}");
         assert_eq!(client.query("insert into t values (4, 'no')").error_code(), READ_ONLY, "{target:?}");
         assert_eq!(place_in(&fleet, &mut client, "begin read write"), 0, "{target:?}");
