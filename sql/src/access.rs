@@ -101,6 +101,8 @@ pub enum Cause {
     Code,
     /// What stands behind a name is not known: `EXECUTE`, `FETCH`.
     Named,
+    /// It stays in the session that runs it, which binds its client to that host: `PREPARE`, `DECLARE ... WITH HOLD`.
+    Session,
     /// What is read is the host's own: `pg_stat_activity`, `SHOW transaction_read_only`, a file that `COPY` writes.
     Host,
     /// Not understood.
@@ -118,7 +120,7 @@ impl<'a> Kind<'a> {
             Kind::Neutral => 0,
             Kind::Reads => 1,
             // What may also change something matters more.
-            Kind::Unknown(Reason { cause: Cause::Host, .. }) => 2,
+            Kind::Unknown(Reason { cause: Cause::Host | Cause::Session, .. }) => 2,
             Kind::Unknown(_) => 3,
             Kind::Writes(_) => 4,
         }
@@ -134,7 +136,7 @@ impl<'a> Kind<'a> {
 
     /// Certain to change nothing, wherever it is run.
     pub(crate) fn changes_nothing(self) -> bool {
-        self.reason().is_none_or(|reason| reason.cause == Cause::Host)
+        self.reason().is_none_or(|reason| matches!(reason.cause, Cause::Host | Cause::Session))
     }
 }
 
@@ -147,9 +149,12 @@ impl<'a> From<Reason<'a>> for Kind<'a> {
             | Cause::Refused
             | Cause::Mode
             | Cause::Function => Kind::Writes(reason),
-            Cause::UnknownFunction | Cause::Code | Cause::Named | Cause::Host | Cause::NotUnderstood => {
-                Kind::Unknown(reason)
-            }
+            Cause::UnknownFunction
+            | Cause::Code
+            | Cause::Named
+            | Cause::Session
+            | Cause::Host
+            | Cause::NotUnderstood => Kind::Unknown(reason),
         }
     }
 }
@@ -170,6 +175,7 @@ impl fmt::Display for Reason<'_> {
             Cause::UnknownFunction => write!(f, "function {words} is not known only to read"),
             Cause::Code => write!(f, "{words} runs code that is not seen"),
             Cause::Named => write!(f, "{words} runs what is not known here"),
+            Cause::Session => write!(f, "{words} stays in the session that runs it"),
             Cause::Host => write!(f, "{words} is the host's own"),
             Cause::NotUnderstood if words.is_empty() => write!(f, "not understood"),
             Cause::NotUnderstood => write!(f, "{words} is not understood"),

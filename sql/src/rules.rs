@@ -121,6 +121,7 @@ impl<'a, 'k> Rules<'a, 'k> {
                 EXPLAIN => (Statement::Other, self.explain()),
                 PREPARE if self.word(self.lexer.peek()) != TRANSACTION => {
                     self.effects |= Effects::PREPARED;
+                    self.asks(Cause::Session, first);
                     self.prepare()
                 }
                 DECLARE => (Statement::Other, self.declare()),
@@ -237,7 +238,10 @@ impl<'a, 'k> Rules<'a, 'k> {
             let token = self.lexer.next();
             match (self.word(last), self.word(token)) {
                 (_, FOR) => return self.lexer.next(),
-                (WITH, HOLD) => self.effects |= Effects::HOLD_CURSOR,
+                (WITH, HOLD) => {
+                    self.effects |= Effects::HOLD_CURSOR;
+                    self.asks_through(Cause::Session, last, token);
+                }
                 _ if matches!(token.kind, Kind::Word | Kind::Quoted) => {}
                 _ => return token,
             }

@@ -42,8 +42,7 @@ fn reads_are_reads() {
             "EXPLAIN CREATE TABLE t AS SELECT 1",
             "EXPLAIN ANALYZE SELECT 1",
             "EXPLAIN (ANALYZE, BUFFERS) (SELECT 1)",
-            "PREPARE p (int) AS SELECT $1",
-            "DECLARE c CURSOR WITH HOLD FOR SELECT * FROM t",
+            "DECLARE c CURSOR WITHOUT HOLD FOR SELECT * FROM t",
             "SELECT 1; SET a.b = 1; SELECT 2",
             "BEGIN; SELECT 1; COMMIT",
             "BEGIN READ ONLY; SELECT 1",
@@ -196,6 +195,9 @@ const FOR_THE_PRIMARY: &[(&str, Cause, &str)] = &[
     ("EXPLAIN CREATE TABLE t AS EXECUTE p", Cause::Named, "EXECUTE"),
     ("FETCH 1 FROM c", Cause::Named, "FETCH"),
     // What hosts answer differently
+    ("PREPARE p (int) AS SELECT $1", Cause::Session, "PREPARE"),
+    ("BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT * FROM t; COMMIT", Cause::Session, "WITH HOLD"),
+    ("PREPARE p AS SELECT f(1)", Cause::UnknownFunction, "f"),
     ("SELECT * FROM pg_stat_activity", Cause::Host, "pg_stat_activity"),
     ("SELECT 1 FROM \"pg_catalog\".\"pg_locks\" l", Cause::Host, "\"pg_locks\""),
     ("TABLE PG_STAT_replication", Cause::Host, "PG_STAT_replication"),
@@ -222,7 +224,12 @@ fn what_is_for_the_primary_says_why() {
         let reason = kind.reason().map(|reason| (reason.cause, reason.to_string()));
         let unknown = matches!(
             cause,
-            Cause::UnknownFunction | Cause::Code | Cause::Named | Cause::Host | Cause::NotUnderstood
+            Cause::UnknownFunction
+                | Cause::Code
+                | Cause::Named
+                | Cause::Session
+                | Cause::Host
+                | Cause::NotUnderstood
         );
         let right = reason.is_some_and(|(found, shown)| found == *cause && shown.contains(words))
             && unknown == matches!(kind, Kind::Unknown(_));
