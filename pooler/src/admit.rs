@@ -14,11 +14,12 @@ use protocol::auth::AuthRequest;
 use protocol::error_fields::{ErrorMessage, Severity};
 use protocol::message::{self, TxStatus};
 use protocol::params::Values;
+use protocol::sqlstate::SqlState;
 use protocol::startup::{self, Parsed, Replication, Startup, StartupPacket};
 use tracing::{info, warn};
 
 use crate::cancel;
-use crate::client::{Admitted, ROUTE, Session};
+use crate::client::{Admitted, ROUTE, ROUTES, Session};
 use crate::clients::{Arriving, CancelKey, NewClient};
 use crate::config::{Config, Database, ReadRouting, Route, SessionState};
 use crate::console::{Rights, is_console};
@@ -331,6 +332,9 @@ impl Arrival {
         let params = client.pool.params.intern(values, false);
         let beginning = client.params.beginning(&shared.tracked).into();
         let settings = client.pool.settings.intern(Settings::new(client.params.untracked));
+        if let Some(refusal) = wrong_route(&settings) {
+            return self.turn_away(refusal.into()).await;
+        }
         let new = NewClient {
             id: self.id,
             worker: self.worker.index,
@@ -487,6 +491,14 @@ fn put_login_notice(out: &mut Vec<u8>, config: &Config) {
     if let Some(text) = &config.params.login_notice {
         ErrorMessage::notice(text.clone()).encode_notice(out);
     }
+}
+
+/// The client's route is none that there is.
+fn wrong_route(settings: &Settings) -> Option<Refusal> {
+    let word = settings.values().get(ROUTE).filter(|word| Route::of(word).is_none())?;
+    let text = format!("invalid value for parameter \"{ROUTE}\": \"{word}\"");
+    let message = ErrorMessage::fatal(SqlState::INVALID_PARAMETER_VALUE, text);
+    Some(Refusal::from(message.with_hint(ROUTES)).because("invalid route"))
 }
 
 /// All requests of the client go to replicas, by its own word or by that of its database.

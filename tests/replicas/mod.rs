@@ -10,7 +10,6 @@ mod ledger;
 mod modes;
 mod patroni;
 mod routing;
-mod scratch;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -253,4 +252,9 @@ fn batch(sql: &str) -> Vec<u8> {
 fn extended(client: &mut Client, sql: &str) -> Reply {
     client.send([batch(sql), sync()].concat());
     client.read_until_ready()
+}
+
+/// The pooler has said that a value means nothing to it.
+fn warned(reply: &Reply) -> bool {
+    reply.0.iter().any(|message| message.notice().is_some_and(|notice| notice.code() == "22023"))
 }

@@ -83,7 +83,7 @@ impl Session {
         })
     }
 
-    fn unpin(&mut self) {
+    pub(super) fn unpin(&mut self) {
         self.local.unpin_at.set(0);
         if self.brief.take().is_some() {
             self.pool.habits.not_asked_after(self.last_advance);

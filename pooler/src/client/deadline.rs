@@ -137,10 +137,15 @@ impl Session {
 
     /// PostgreSQL takes any value of a setting that it does not know.
     fn warn_of_no_time(&mut self) {
+        let text = format!("this value of {SETTING} is no time: requests have no deadline");
+        self.warn_of_value(text, "Write it as 800ms, 1.5s or 2min.");
+    }
+
+    /// Tells the client that a value which PostgreSQL takes means nothing here.
+    pub(super) fn warn_of_value(&mut self, text: String, hint: &'static str) {
         if !self.link.as_ref().is_some_and(|link| link.server.is_mid_reply()) {
-            let text = format!("this value of {SETTING} is no time: requests have no deadline");
             let warning = ErrorMessage::new(Severity::Warning, SqlState::INVALID_PARAMETER_VALUE, text);
-            let warning = warning.with_hint("Write it as 800ms, 1.5s or 2min.");
+            let warning = warning.with_hint(hint);
             self.unsent.add(|out| warning.encode_notice(out));
         }
     }

@@ -39,6 +39,8 @@ pub(super) struct Link {
     pub(super) bringing: bool,
     /// The audit that is being answered.
     pub(super) audit: Option<Answer>,
+    /// The audit that is being answered, if any, may find that the session was changed.
+    pub(super) audit_matters: bool,
     /// The transaction at hand is audited, whatever its statements.
     pub(super) sampled: bool,
     /// Something ran for which the session was not looked at yet.
@@ -110,6 +112,15 @@ impl Link {
         let server = &self.server;
         let idle = server.machine.idle().is_some() && server.is_between_messages();
         !busy && idle && self.unsent.is_empty() && !server.statements.again.is_pending()
+    }
+
+    /// None of the client's requests is under way, and what its session has on the server is known, or is next to nothing
+    /// (`currval`).
+    pub(super) fn has_nothing_to_lose(&self) -> bool {
+        let begun = self.query_since != 0 || self.xact_since != 0;
+        let bound = self.exclusive || !self.server.pins.lasting().is_empty() || self.native.is_some();
+        let unknown = self.audit_matters || !self.server.suspect.is_empty() || self.trust.is_some();
+        !begun && !bound && !unknown && !self.settling
     }
 
     /// Requests of the client's are being answered, and will be before the server has got more.
@@ -202,6 +213,7 @@ impl Session {
             setting: false,
             bringing: false,
             audit: None,
+            audit_matters: false,
             sampled: false,
             ran: false,
             wrote: false,

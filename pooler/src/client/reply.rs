@@ -78,7 +78,11 @@ impl Session {
         };
         let expiring = self.timing.as_ref().and_then(|timing| timing.expiring);
         let mut out = Outcome::new(&worker, judge, link.notified, expiring);
-        out.on_trial = matches!(link.trial, Trial::Armed(_));
+        out.on_trial = match &link.trial {
+            Trial::Armed(_) => true,
+            Trial::Over(request) => !request.is_empty(),
+            _ => false,
+        };
         let machine = &link.server.machine;
         let (ended, clients) = (machine.statements_ended(), machine.clients_statements_ended());
         let mut audit = link.audit.as_mut();
@@ -115,7 +119,10 @@ impl Session {
                 match trial.hold(bytes, answered) {
                     Held::Kept => Ok(()),
                     Held::Passed(before) => {
-                        link.trial = Trial::Over;
+                        link.trial = match answered {
+                            false if trial.movable => Trial::Over(std::mem::take(&mut trial.request)),
+                            _ => Trial::Over(Vec::new()),
+                        };
                         let sent = self.unsent.send(cx, &mut self.stream, &before);
                         sent.and_then(|()| self.unsent.send(cx, &mut self.stream, bytes))
                     }
@@ -123,6 +130,10 @@ impl Session {
             }
             ([], _) => Ok(()),
             (bytes, _) => self.unsent.send(cx, &mut self.stream, bytes),
+        };
+        let late = match &mut link.trial {
+            Trial::Over(request) if refused => std::mem::take(request),
+            _ => Vec::new(),
         };
         link.fatal |= out.fatal;
         link.server.ended.rows += out.rows;
@@ -158,6 +169,9 @@ impl Session {
         if block && self.forbids_transactions() {
             let text = "transaction blocks not allowed in statement pooling mode";
             return Err(End::Refused(Refusal::fatal(text)));
+        }
+        if !late.is_empty() {
+            self.remember(&late);
         }
         if moves {
             self.move_to_primary();

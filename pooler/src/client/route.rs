@@ -30,6 +30,11 @@ pub(crate) const ROUTE: &str = "pgferry.route";
 const CAUSAL_KEY: &str = "pgferry.causal_key";
 const CAUSAL_TOKEN: &str = "pgferry.causal_token";
 
+/// The values that these have.
+pub(crate) const ROUTES: &str =
+    "Write auto, primary, replica or prefer-standby, or a word of target_session_attrs.";
+const TOKENS: &str = "Take what SHOW pgferry.causal_token has answered.";
+
 /// What a client that asks for its causality token is answered by the primary.
 const TOKEN_SQL: &str =
     "SELECT pg_catalog.pg_current_wal_insert_lsn()::pg_catalog.text AS \"pgferry.causal_token\"";
@@ -260,12 +265,16 @@ impl Session {
     pub(super) fn may_follow(&mut self, message: &Incoming<'_>) -> bool {
         let Some(link) = &mut self.link else { return true };
         let machine = &link.server.machine;
-        if matches!(link.trial, Trial::None) || machine.batch_is_open() || !link.server.pins.is_empty() {
+        if machine.batch_is_open() || !link.server.pins.is_empty() || link.exclusive {
             return true;
         }
-        if link.exclusive
-            || !matches!(message.tag, b'Q' | b'P' | b'B' | b'D' | b'C' | b'E' | b'F' | b'S' | b'H')
-        {
+        if matches!(link.trial, Trial::None) {
+            // What the client has just set may be where it wants to go.
+            let strict = self.reading.as_ref().is_some_and(|reading| reading.route == Some(Route::Replica));
+            link.parting = strict && link.audit.is_some();
+            return !link.parting;
+        }
+        if !matches!(message.tag, b'Q' | b'P' | b'B' | b'D' | b'C' | b'E' | b'F' | b'S' | b'H') {
             return true;
         }
         if machine.requests_owed() > 0 {
@@ -276,7 +285,7 @@ impl Session {
             return true;
         }
         match link.trial {
-            Trial::Over => {
+            Trial::Over(_) => {
                 link.parting = true;
                 false
             }
@@ -299,7 +308,7 @@ impl Session {
                 refused: false,
                 fatal: false,
             })),
-            _ => Trial::Over, // the client's own wish: it hears what the replica says
+            _ => Trial::Over(Vec::new()), // the client's own wish: it hears what the replica says
         };
     }
 
@@ -307,7 +316,7 @@ impl Session {
     pub(super) fn move_to_primary(&mut self) {
         let Some(link) = &mut self.link else { return };
         link.parting = true;
-        let Trial::Armed(trial) = std::mem::replace(&mut link.trial, Trial::Over) else { return };
+        let Trial::Armed(trial) = std::mem::replace(&mut link.trial, Trial::Over(Vec::new())) else { return };
         let cluster = self.pool.cluster();
         self.remember(&trial.request);
         if let Some(reading) = self.reading.as_mut().filter(|_| cluster.is_some()) {
@@ -316,14 +325,16 @@ impl Session {
         self.take_again(trial.request);
     }
 
-    /// The replica at which the client's request is was lost. True: another host answers it, and the client notices nothing.
+    /// The client's server was lost. True: the client need not notice, because nothing was under way, or what was goes to
+    /// another host.
     pub(super) fn survives_loss(&mut self) -> bool {
-        let armed = |link: &super::Link| matches!(link.trial, Trial::Armed(_));
-        if self.leaving || !self.link.as_ref().is_some_and(armed) {
+        let survives =
+            |link: &super::Link| matches!(link.trial, Trial::Armed(_)) || link.has_nothing_to_lose();
+        if self.leaving || !self.pool.is_clustered() || !self.link.as_ref().is_some_and(survives) {
             return false;
         }
         let Some(mut link) = self.link.take() else { return false };
-        let Trial::Armed(trial) = std::mem::take(&mut link.trial) else { return false };
+        let trial = std::mem::take(&mut link.trial);
         self.unlinked();
         self.local.cancels.take();
         if let (Some(reading), Some(site)) = (&mut self.reading, &link.server.pool().site) {
@@ -332,7 +343,12 @@ impl Session {
         let mut server = link.into_server();
         server.machine.lose();
         server.close("server conn crashed?");
-        self.take_again(trial.request);
+        self.unpin();
+        let _ = self.note_pins(); // there are no more than before
+        match trial {
+            Trial::Armed(trial) => self.take_again(trial.request),
+            _ => self.resume = !self.input.is_empty(),
+        }
         true
     }
 
@@ -351,7 +367,7 @@ impl Session {
     }
 
     /// Requests like this one are not tried at a replica any more.
-    fn remember(&self, request: &[u8]) {
+    pub(super) fn remember(&self, request: &[u8]) {
         for (tag, body) in messages(request) {
             let text = match tag {
                 b'B' => self.statements.bound(body).map_or(&[][..], |(text, ..)| text),
@@ -462,7 +478,10 @@ impl Session {
                     return None;
                 }
                 let begun = link.query_since != 0 || link.xact_since != 0;
-                let keeps = begun || !link.server.pins.is_empty() || link.exclusive;
+                let keeps = begun || !link.has_nothing_to_lose();
+                if !keeps {
+                    self.survives_loss();
+                }
                 keeps.then(|| End::Refused(self.lost("another host has become the primary")))
             }
         }
@@ -524,8 +543,15 @@ impl Session {
         let Some(cluster) = cluster else { return };
         self.begin_reading();
         let Some(reading) = &mut self.reading else { return };
+        let mut wrong = None;
         match name {
-            name if name == ROUTE.as_bytes() => reading.route = value.and_then(Route::of),
+            name if name == ROUTE.as_bytes() => {
+                let route = value.map(Route::of);
+                if route == Some(None) {
+                    wrong = Some((ROUTE, ROUTES));
+                }
+                reading.route = route.flatten();
+            }
             name if name == CAUSAL_KEY.as_bytes() => {
                 reading.causal = match value {
                     Some(key) if !key.is_empty() => cluster.keys().of(key),
@@ -533,11 +559,16 @@ impl Session {
                 };
             }
             name if name == CAUSAL_TOKEN.as_bytes() => {
-                if let Some(Ok(lsn)) = value.map(|value| value.trim().parse()) {
-                    reading.causal.must_see(lsn, cluster.epoch());
+                match value.map(str::trim).filter(|value| !value.is_empty()).map(str::parse) {
+                    Some(Ok(lsn)) => reading.causal.must_see(lsn, cluster.epoch()),
+                    Some(Err(_)) => wrong = Some((CAUSAL_TOKEN, TOKENS)),
+                    None => {}
                 }
             }
             _ => {}
+        }
+        if let Some((name, hint)) = wrong {
+            self.warn_of_value(format!("this value of {name} is none: it has no effect"), hint);
         }
     }
 }

@@ -117,6 +117,7 @@ impl Session {
                 }),
             },
         };
+        link.audit_matters = must;
         if must {
             link.trail().vouched.clear(); // they were not held harmless
         }
@@ -205,6 +206,7 @@ impl Session {
             self.on_channels(report);
         }
         let Some(link) = &mut self.link else { return Ok(()) };
+        link.audit_matters = false;
         let (server, trail) = (&mut link.server, link.trail.get_or_insert_default());
         let (before, had) = (server.pins, self.settings.clone());
         let asked_custom = std::mem::take(&mut trail.asked_custom);

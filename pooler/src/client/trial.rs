@@ -30,8 +30,8 @@ pub(super) enum Trial {
     /// Nothing was sent yet.
     Fresh,
     Armed(Box<Armed>),
-    /// The client has seen something of the answer.
-    Over,
+    /// The client has seen something of the answer to this request, or the request is the replica's alone.
+    Over(Vec<u8>),
 }
 
 #[derive(Debug)]
