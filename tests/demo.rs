@@ -36,10 +36,16 @@ impl Demo {
     /// Waits for a line with these words and returns it.
     #[track_caller]
     fn read_until(&mut self, words: &str) -> String {
+        self.read_until_all(&[words])
+    }
+
+    /// The same with all of these.
+    #[track_caller]
+    fn read_until_all(&mut self, all: &[&str]) -> String {
         let mut line = String::new();
-        while !line.contains(words) {
+        while !all.iter().all(|words| line.contains(words)) {
             line.clear();
-            assert_ne!(self.stdout.read_line(&mut line).unwrap(), 0, "it ended without {words:?}");
+            assert_ne!(self.stdout.read_line(&mut line).unwrap(), 0, "it ended without {all:?}");
         }
         line
     }
@@ -134,6 +140,29 @@ fn no_signal_leaves_anything_behind() {
         assert_eq!(demo.wait_ended().success(), in_order, "{signal}");
         demo.must_leave_nothing();
     }
+}
+
+#[test]
+fn a_replica_takes_the_reads_and_then_the_primarys_place() {
+    let moments = ["--stop-primary-after", "3", "--promote-after", "4500ms", "--rejoin-after", "7s"];
+    // It ends by itself where the test would wait for ever.
+    let options = [&["--replicas", "1", "--clients", "4", "--seconds", "90"], &moments[..]].concat();
+    let mut demo = Demo::start(&options);
+    demo.read_until_all(&["5432 primary", "5433 standby", "reads 100 %"]);
+    demo.read_until("5432 was the primary, and is stopped");
+    demo.read_until("5433 is promoted");
+    demo.read_until_all(&["5433 primary", "reads"]);
+    demo.read_until("replicas of the primary again: 5432");
+    demo.read_until_all(&["5432 standby", "reads 100 %; 5433 primary"]);
+    send_signal(demo.process.id(), Signal::SIGINT);
+    let summary = demo.read_until("Clients: ");
+    assert!(summary.contains(" 0 own writes not seen"), "{summary}");
+    // Who wanted to write waited from the stop to the promotion, at least.
+    let (_, stall) = summary.split_once("longest stall ").unwrap();
+    let (seconds, _) = stall.split_once(" s").unwrap();
+    assert!(seconds.parse::<f64>().unwrap() > 1.0, "{summary}");
+    assert!(demo.wait_ended().success());
+    demo.must_leave_nothing();
 }
 
 #[test]

@@ -10,18 +10,30 @@ use pooler::control::Control;
 pub(super) struct Host {
     /// The number in its socket's name.
     pub(super) number: u16,
-    pub(super) role: String,
+    pub(super) role: &'static str,
     pub(super) lag_bytes: Option<u64>,
     pub(super) lag_ms: Option<u64>,
-    pub(super) breaker: String,
+    pub(super) breaker: &'static str,
     /// Since the start.
     pub(super) reads: u64,
 }
 
 /// All of them, by number.
 pub(super) fn look(control: &Control) -> Vec<Host> {
-    let _ = control;
-    Vec::new()
+    let mut hosts: Vec<Host> = control
+        .hosts()
+        .into_iter()
+        .map(|row| Host {
+            number: row.port,
+            role: row.role,
+            lag_bytes: row.lag_bytes,
+            lag_ms: row.lag_ms,
+            breaker: row.breaker,
+            reads: row.reads,
+        })
+        .collect();
+    hosts.sort_by_key(|host| host.number);
+    hosts
 }
 
 /// Their shares of the reads since `before`, in percent.
@@ -67,9 +79,8 @@ pub(super) fn as_line(before: &[Host], now: &[Host]) -> String {
 mod tests {
     use super::*;
 
-    fn host(number: u16, role: &str, reads: u64) -> Host {
-        let (role, breaker) = (role.to_owned(), "closed".to_owned());
-        Host { number, role, lag_bytes: Some(0), lag_ms: None, breaker, reads }
+    fn host(number: u16, role: &'static str, reads: u64) -> Host {
+        Host { number, role, lag_bytes: Some(0), lag_ms: None, breaker: "closed", reads }
     }
 
     #[test]
@@ -87,7 +98,7 @@ mod tests {
 
     #[test]
     fn an_open_breaker_is_shown() {
-        let open = Host { breaker: "open".to_owned(), ..host(1, "unknown", 0) };
+        let open = Host { breaker: "open", ..host(1, "unknown", 0) };
         assert!(as_line(&[], &[open]).contains("breaker open"));
     }
 }

@@ -115,10 +115,12 @@ impl Postgres {
     /// # Errors
     /// One of PostgreSQL's programs fails.
     pub(super) async fn make_database(&self, programs: &Programs, guard: &Guard) -> Result<(), String> {
-        for (program, argument) in [("createuser", "--login"), ("createdb", "--owner=demo")] {
+        // Who probes may see how a standby follows.
+        let role: &[&str] = &["--login", "-g", "pg_monitor"];
+        for (program, arguments) in [("createuser", role), ("createdb", &["--owner=demo"])] {
             let mut command = programs.command(program);
             self.connect(&mut command, guard.dir(), "postgres", "postgres");
-            programs.run(guard, command.args([argument, NAME])).await?;
+            programs.run(guard, command.args(arguments).arg(NAME)).await?;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use pooler::stats::Totals;
 
 use super::experience::Experience;
 use super::hosts::{self, Host};
+use super::stage::News;
 use super::{NAME, POOL_SIZE};
 use tokio::sync::mpsc;
 
@@ -29,7 +30,7 @@ pub(super) fn say(text: &str) -> io::Result<()> {
 pub(super) struct Scene {
     pub(super) experience: Experience,
     /// What was done to servers.
-    pub(super) news: mpsc::UnboundedReceiver<String>,
+    pub(super) news: mpsc::UnboundedReceiver<News>,
     /// Keys are obeyed.
     pub(super) keys: bool,
 }
@@ -46,7 +47,7 @@ pub(super) async fn show_numbers(control: &Control, mut scene: Option<Scene>) ->
         tick.tick().await;
         let now = Sample::take(control);
         let figures = Figures::between(&last, &now);
-        let news = scene.as_mut().map(|scene| scene.news(start.elapsed())).unwrap_or_default();
+        let news = scene.as_mut().map(|scene| scene.news(start)).unwrap_or_default();
         let text = if terminal {
             let lines =
                 figures.as_block() + &scene.as_ref().map_or(String::new(), |s| s.as_block(&last, &now));
@@ -67,9 +68,10 @@ pub(super) async fn show_numbers(control: &Control, mut scene: Option<Scene>) ->
 
 impl Scene {
     /// A line for each thing that was done.
-    fn news(&mut self, since: Duration) -> String {
+    fn news(&mut self, start: Instant) -> String {
         let news = std::iter::from_fn(|| self.news.try_recv().ok());
-        news.map(|done| format!("{:>4} s  {done}\n", since.as_secs())).collect()
+        let since = |at: Instant| at.saturating_duration_since(start).as_secs_f64();
+        news.map(|news| format!("{:>6.1} s  {}\n", since(news.at), news.done)).collect()
     }
 
     fn as_block(&self, before: &Sample, now: &Sample) -> String {
@@ -98,6 +100,11 @@ struct Sample {
     totals: Totals,
     /// Where there are replicas.
     hosts: Vec<Host>,
+}
+
+/// Most servers that the pool may have.
+fn capacity(hosts: usize) -> usize {
+    POOL_SIZE as usize * hosts.max(1)
 }
 
 impl Sample {
@@ -131,6 +138,8 @@ struct Figures {
     waiting: usize,
     open: usize,
     active: usize,
+    /// Most servers that there may be.
+    capacity: usize,
     /// Share of the pool's capacity that was lent out, 0 to 1.
     busy: f64,
     transactions: f64,
@@ -146,12 +155,14 @@ impl Figures {
         let new = now.totals.since(&before.totals);
         let mean =
             |micros: u64, count: u64| if count == 0 { 0.0 } else { micros as f64 / count as f64 / 1e3 };
+        let capacity = capacity(now.hosts.len());
         Figures {
+            capacity,
             clients: now.clients,
             waiting: now.waiting,
             open: now.open,
             active: now.active,
-            busy: (new.xact_time as f64 / 1e6 / seconds / f64::from(POOL_SIZE)).min(1.0),
+            busy: (new.xact_time as f64 / 1e6 / seconds / capacity as f64).min(1.0),
             transactions: new.xacts as f64 / seconds,
             queries: new.queries as f64 / seconds,
             query: mean(new.query_time, new.queries),
@@ -161,12 +172,13 @@ impl Figures {
 
     fn as_line(&self, since: Duration) -> String {
         format!(
-            "{:>4} s  clients {}, waiting {}  servers {} of {POOL_SIZE}, active {}  pool {:.0} %  \
+            "{:>4} s  clients {}, waiting {}  servers {} of {}, active {}  pool {:.0} %  \
              {:.0} transactions/s  {:.0} queries/s  query {:.2} ms  wait {:.2} ms\n",
             since.as_secs(),
             self.clients,
             self.waiting,
             self.open,
+            self.capacity,
             self.active,
             self.busy * 100.0,
             self.transactions,
@@ -185,7 +197,7 @@ impl Figures {
         };
         line("clients", format!("{}, of which {} wait for a server", self.clients, self.waiting));
         let idle = self.open.saturating_sub(self.active);
-        line("servers", format!("{} of {POOL_SIZE}: {} active, {idle} idle", self.open, self.active));
+        line("servers", format!("{} of {}: {} active, {idle} idle", self.open, self.capacity, self.active));
         line("pool in use", format!("[{bar}] {:.0} %", self.busy * 100.0));
         line("per second", format!("{:.0} transactions, {:.0} queries", self.transactions, self.queries));
         line("mean time", format!("{:.2} ms a query, {:.2} ms waiting for a server", self.query, self.wait));

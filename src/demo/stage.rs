@@ -1,7 +1,7 @@
 //! The PostgreSQL servers of the demonstration: one, or a primary with replicas that change places when they are told to.
 
 use std::error::Error;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -39,6 +39,13 @@ impl Order {
             _ => None,
         }
     }
+}
+
+/// What was done.
+#[derive(Debug)]
+pub(super) struct News {
+    pub(super) at: Instant,
+    pub(super) done: String,
 }
 
 /// Gives each order at its time, counted from now; for ever.
@@ -127,7 +134,7 @@ impl<'a> Stage<'a> {
     pub(super) async fn play(
         &mut self,
         mut orders: mpsc::UnboundedReceiver<Order>,
-        news: &mpsc::UnboundedSender<String>,
+        news: &mpsc::UnboundedSender<News>,
     ) -> Box<dyn Error> {
         loop {
             let order = tokio::select! {
@@ -136,7 +143,7 @@ impl<'a> Stage<'a> {
             };
             match self.obey(order).await {
                 Ok(done) => {
-                    let _ = news.send(done); // the screen may have ended
+                    let _ = news.send(News { at: Instant::now(), done }); // the screen may have ended
                 }
                 Err(error) => return error,
             }
