@@ -425,8 +425,9 @@ pub const SETTINGS: &[Setting] = &[
     list(
         "patroni",
         "",
-        "Addresses of Patroni's REST interface, `http://HOST:PORT`, that are asked for roles as well as the hosts \
-         themselves. Not a setting of PgBouncer.",
+        "Addresses of Patroni's REST interface, `http://HOST:PORT`, of which the first that answers is asked at \
+         `probe_interval` who leads. While it names a leader that runs, no other host of the cluster is written to. Not a \
+         setting of PgBouncer.",
     ),
     row(
         "primary_read_share",
