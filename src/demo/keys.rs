@@ -3,15 +3,19 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Read};
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use nix::unistd::{getpgrp, tcgetpgrp};
-use tokio::io::unix::AsyncFd;
+use tokio::time::sleep;
+
+/// Nobody notices that a key takes so long.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// The terminal, which gives out keys one by one and shows none until this is dropped. Ctrl-C stays a signal.
 pub(super) struct Keys {
-    terminal: AsyncFd<File>,
+    terminal: File,
     before: Termios,
 }
 
@@ -31,8 +35,7 @@ impl Keys {
         let mut raw = before.clone();
         raw.local_flags.remove(LocalFlags::ICANON | LocalFlags::ECHO);
         tcsetattr(&file, SetArg::TCSANOW, &raw).ok()?;
-        let keys = Keys { terminal: AsyncFd::new(file).ok()?, before };
-        Some(keys)
+        Some(Keys { terminal: file, before })
     }
 
     /// The next one.
@@ -40,13 +43,14 @@ impl Keys {
     /// # Errors
     /// The terminal is gone.
     pub(super) async fn next(&mut self) -> io::Result<u8> {
+        let mut key = [0];
         loop {
-            let mut ready = self.terminal.readable().await?;
-            let mut key = [0];
-            match ready.try_io(|terminal| terminal.get_ref().read(&mut key)) {
-                Ok(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(read) => return read.map(|_| key[0]),
-                Err(_would_block) => {}
+            match self.terminal.read(&mut key) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => return Ok(key[0]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(BETWEEN_LOOKS).await,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
     }
@@ -54,6 +58,6 @@ impl Keys {
 
 impl Drop for Keys {
     fn drop(&mut self) {
-        let _ = tcsetattr(self.terminal.get_ref(), SetArg::TCSANOW, &self.before); // it may be gone
+        let _ = tcsetattr(&self.terminal, SetArg::TCSANOW, &self.before); // it may be gone
     }
 }

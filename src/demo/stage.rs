@@ -7,7 +7,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::{sleep_until, timeout};
 
-use super::client::{Client, Failure};
+use super::client::Client;
 use super::guard::Guard;
 use super::postgres::Postgres;
 use super::programs::Programs;
@@ -228,7 +228,7 @@ async fn position(server: &Postgres, guard: &Guard) -> Option<u64> {
         let mut client = Client::login(UnixStream::connect(path).await?, "postgres", "").await?;
         let sql =
             "SELECT pg_wal_lsn_diff(GREATEST(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), '0/0')";
-        Ok::<_, Failure>(client.query(sql).await?)
+        client.query(sql).await
     };
     timeout(PATIENCE, ask).await.ok()?.ok()??.parse().ok()
 }
