@@ -418,11 +418,10 @@ impl Cluster {
         let mut roles = lock(&self.roles);
         let (before, epoch) = (roles.primary(), roles.epoch());
         change(&mut roles);
-        let (mut changed, mut fenced) = (false, false);
+        let mut changed = false;
         for member in &self.members {
             let index = member.index;
             let was = member.role_at(now, u64::MAX);
-            fenced |= roles.role(index) == Role::Fenced && was != Role::Fenced;
             changed |= member.stand(roles.role(index), roles.follows(index), roles.timeline(index), now);
             if roles.role(index) != was {
                 info!("{}: {}, was {}", member, roles.role(index).word(), was.word());
@@ -435,8 +434,7 @@ impl Cluster {
         self.epoch.store(roles.epoch(), SeqCst);
         let (after, is_new) = (roles.primary(), roles.epoch() != epoch);
         drop(roles);
-        // One that is fenced may be the last primary, to which there are connections.
-        if is_new || fenced && after.is_none() {
+        if is_new {
             self.homes().iter().for_each(|pool| pool.primary_changed());
         } else if before.is_none() && after.is_some() {
             self.homes().iter().for_each(|pool| pool.primary_is_back());
