@@ -25,7 +25,7 @@ use crate::probe::{Probe, size};
 const SOON: Duration = Duration::from_secs(10);
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-fn with_http(builder: PoolerBuilder) -> PoolerBuilder {
+pub(crate) fn with_http(builder: PoolerBuilder) -> PoolerBuilder {
     builder.setting("http_listen", "127.0.0.1:0")
 }
 
@@ -88,7 +88,7 @@ fn order(site: SocketAddr, path: &str, token: &str) -> Answer {
 }
 
 /// What a scrape says: the value of every series, by its name with its labels.
-struct Metrics(BTreeMap<String, f64>);
+pub(crate) struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
     #[track_caller]
@@ -105,8 +105,14 @@ impl Metrics {
         )
     }
 
+    /// Of a pooler that serves them.
+    #[track_caller]
+    pub(crate) fn of_pooler(pooler: &Pooler) -> Metrics {
+        Metrics::read(site(pooler))
+    }
+
     /// The value of a series, 0 if there is none.
-    fn of(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+    pub(crate) fn of(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         let labels: Vec<_> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
         let series = if labels.is_empty() { name.into() } else { format!("{name}{{{}}}", labels.join(",")) };
         self.0.get(&series).copied().unwrap_or(0.0) as u64

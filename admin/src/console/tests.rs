@@ -193,7 +193,10 @@ fn where_a_statement_would_go() {
     };
     assert_eq!(
         shown("SHOW ROUTE 'insert into t values (''x'')'"),
-        ["delta|primary||routing is off|read_routing is off", "gamma|primary||writes|insert changes rows"]
+        [
+            "delta|replica||no replica|route is replica; it waits for a replica",
+            "gamma|primary||writes|insert changes rows"
+        ]
     );
     // Nobody has looked at the hosts yet.
     assert_eq!(

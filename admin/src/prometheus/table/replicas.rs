@@ -40,7 +40,7 @@ pub(super) const METRICS: &[Row] = &[
     gauge(
         "pgferry_host_breaker",
         Read::HostBy("state", breakers),
-        "1 for the state of a host's circuit breaker: closed (in use), half-open (being tried), open (out of use).",
+        "1 for the state of a host's circuit breaker: closed (reads may go there), open (none go there for a while), half-open (the next look at it decides).",
     )
     .largest(),
     gauge(
