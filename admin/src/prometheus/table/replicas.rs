@@ -80,7 +80,7 @@ mod tests {
     use super::super::metrics;
     use crate::console::tests::Fixture;
     use crate::prometheus::{View, samples};
-    use crate::show::tests::host_rows;
+    use crate::show::host_rows;
 
     fn of(view: &View, name: &str) -> BTreeMap<String, f64> {
         let row = metrics().find(|row| row.name == name).unwrap();
