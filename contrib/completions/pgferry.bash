@@ -72,7 +72,7 @@ _pgferry() {
             return 0
             ;;
         pgferry__subcmd__demo)
-            opts="-h --port --seconds --clients --pg-bin --help"
+            opts="-h --port --seconds --clients --pg-bin --replicas --stop-primary-after --promote-after --rejoin-after --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -91,6 +91,22 @@ _pgferry() {
                     return 0
                     ;;
                 --pg-bin)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --replicas)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --stop-primary-after)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --promote-after)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --rejoin-after)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -41,4 +41,8 @@ complete -c pgferry -n "__fish_pgferry_using_subcommand demo" -l port -d 'Port o
 complete -c pgferry -n "__fish_pgferry_using_subcommand demo" -l seconds -d 'Stop after so many seconds; without it, run until stopped' -r
 complete -c pgferry -n "__fish_pgferry_using_subcommand demo" -l clients -d 'Clients that send load [default: 20]' -r
 complete -c pgferry -n "__fish_pgferry_using_subcommand demo" -l pg-bin -d 'Directory of PostgreSQL\'s programs; without it, wherever they are found' -r -F
+complete -c pgferry -n "__fish_pgferry_using_subcommand demo" -l replicas -d 'Streaming replicas of the PostgreSQL, on which reads are spread [default: 0]' -r
+complete -c pgferry -n "__fish_pgferry_using_subcommand demo" -l stop-primary-after -d 'Stop the primary so long after the start, as the key s does' -r
+complete -c pgferry -n "__fish_pgferry_using_subcommand demo" -l promote-after -d 'Promote a replica so long after the start, as the key p does' -r
+complete -c pgferry -n "__fish_pgferry_using_subcommand demo" -l rejoin-after -d 'Make replicas of servers that follow nobody so long after the start, as the key r does' -r
 complete -c pgferry -n "__fish_pgferry_using_subcommand demo" -s h -l help -d 'Print help'

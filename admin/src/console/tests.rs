@@ -12,7 +12,7 @@ const INI: &str = "
 [databases]
 alpha = host=127.0.0.1 port=1 user=forced pool_size=3 pool_mode=session
 beta = host=one,two load_balance_hosts=disable
-gamma = host=one replicas=two:5433*2 read_routing=auto
+gamma = host=one replicas=two:5433*2 read_routing=auto pool_mode=transaction
 delta = host=one replicas=two route=replica
 
 [users]
