@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::frontend::*;
 use support::pooler::{Pooler, PoolerBuilder};
-use support::postgres::USER;
+use support::postgres::{Postgres, USER};
 use support::wait::{eventually, free_port, holds_within, patient};
 use support::wire::Client;
 
@@ -25,7 +25,7 @@ use crate::probe::{Probe, size};
 const SOON: Duration = Duration::from_secs(10);
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-fn with_http(builder: PoolerBuilder) -> PoolerBuilder {
+pub(crate) fn with_http(builder: PoolerBuilder) -> PoolerBuilder {
     builder.setting("http_listen", "127.0.0.1:0")
 }
 
@@ -88,7 +88,7 @@ fn order(site: SocketAddr, path: &str, token: &str) -> Answer {
 }
 
 /// What a scrape says: the value of every series, by its name with its labels.
-struct Metrics(BTreeMap<String, f64>);
+pub(crate) struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
     #[track_caller]
@@ -105,8 +105,14 @@ impl Metrics {
         )
     }
 
+    /// Of a pooler that serves them.
+    #[track_caller]
+    pub(crate) fn of_pooler(pooler: &Pooler) -> Metrics {
+        Metrics::read(site(pooler))
+    }
+
     /// The value of a series, 0 if there is none.
-    fn of(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+    pub(crate) fn of(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         let labels: Vec<_> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
         let series = if labels.is_empty() { name.into() } else { format!("{name}{{{}}}", labels.join(",")) };
         self.0.get(&series).copied().unwrap_or(0.0) as u64
@@ -220,15 +226,34 @@ fn metrics_agree_with_the_console_and_with_postgresql() {
     clients[1].execute("commit");
 }
 
+/// One more database, whose primary is the shared server and whose replica is not there.
+fn with_a_replica(builder: PoolerBuilder) -> PoolerBuilder {
+    let port = Postgres::shared().port();
+    let hosts = format!("host=127.0.0.1 port={port} dbname=postgres replicas=127.0.0.1:1 read_routing=auto");
+    builder.database_line("replicated", &hosts)
+}
+
+/// Waits until both of its hosts were looked at.
+#[track_caller]
+fn wait_for_hosts(pooler: &Pooler) {
+    pooler.connect("replicated").execute("select 1");
+    eventually("both hosts were looked at", SOON, || {
+        let rows = table(&mut pooler.console(), "HOSTS");
+        let has = |column: &str, value: &str| rows.iter().any(|row| row.text(column) == value);
+        has("role", "primary") && has("breaker", "open")
+    });
+}
+
 /// Every metric is documented, every documented one exists, and so do those that dashboard and alert rules name.
 #[test]
 fn names_are_those_of_the_documents() {
     let pooled = pooled("", |builder| {
-        let builder = with_http(builder).setting("statement_timeout", "200ms");
+        let builder = with_a_replica(with_http(builder)).setting("statement_timeout", "200ms");
         let builder = builder.setting("max_db_connections", 9).setting("max_db_client_connections", 90);
         builder.setting("max_user_connections", 9).setting("max_user_client_connections", 90)
     });
     let site = site(&pooled.pooler);
+    wait_for_hosts(&pooled.pooler);
     Client::try_login(&pooled.target().user("stranger")).expect_err("a stranger").refusal();
     let mut client = pooled.connect();
     assert_eq!(client.query("select pg_sleep(60)").error_code(), "57014");
@@ -511,8 +536,9 @@ fn the_dashboard_in_a_browser() {
     let Some(program) = chromium() else {
         return println!("skipped: there is no Chromium in PATH");
     };
-    let pooled = pooled("", |builder| with_http(builder).setting("default_pool_size", 2));
+    let pooled = pooled("", |builder| with_a_replica(with_http(builder)).setting("default_pool_size", 2));
     let (site, name) = (site(&pooled.pooler), pooled.database.name());
+    wait_for_hosts(&pooled.pooler);
     let mut clients: Vec<Client> = (0..4).map(|_| pooled.connect()).collect();
     clients[0].execute("begin");
     clients[1].execute("select pg_advisory_lock(7)");
@@ -530,6 +556,9 @@ fn the_dashboard_in_a_browser() {
             name,
             "select pg_advisory_lock(?)",
             "advisory locks",
+            ">primary<",
+            ">127.0.0.1:1<",
+            "connect failed: Connection refused",
             "live, every 2 s",
             "waiting clients: now 1, highest of the last five minutes 1",
             "select ?",

@@ -301,7 +301,9 @@ pub(crate) fn check_database(database: &Database, settings: &Values, place: &Pla
         report.warn(place, message, "it has one host; name the others in replicas=");
     }
     let reads = database.routing.reads.or_else(|| reads(settings.text("read_routing")));
-    if !database.replicas.is_empty() && reads.unwrap_or_default() == ReadRouting::Off {
+    let route = database.routing.route.or_else(|| Route::of(settings.text("route"))).unwrap_or_default();
+    let to_replicas = matches!(route, Route::Replica | Route::PreferReplica);
+    if !database.replicas.is_empty() && reads.unwrap_or_default() == ReadRouting::Off && !to_replicas {
         let message = format!("the replicas of database {name} get no requests");
         report.warn(place, message, "set read_routing to explicit or auto");
     }

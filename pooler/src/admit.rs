@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use crate::cancel;
 use crate::client::{Admitted, ROUTE, ROUTES, Session};
 use crate::clients::{Arriving, CancelKey, NewClient};
-use crate::config::{Config, Database, ReadRouting, Route, SessionState};
+use crate::config::{Config, Database, Route, SessionState};
 use crate::console::{Rights, is_console};
 use crate::error::Refusal;
 use crate::handover::Whence;
@@ -505,8 +505,8 @@ fn wrong_route(settings: &Settings) -> Option<Refusal> {
 fn reads_replicas(pool: &Pool, settings: &Settings) -> bool {
     let own = settings.values().get(ROUTE).and_then(|word| Route::of(word));
     let routing = &pool.rules.load().routing;
-    let route = own.unwrap_or(routing.route);
-    routing.reads != ReadRouting::Off && matches!(route, Route::Replica | Route::PreferReplica)
+    let route = routing.heeded(own.unwrap_or(routing.route));
+    matches!(route, Route::Replica | Route::PreferReplica)
 }
 
 /// `standby`: what the hosts are that the client is to use, where they are not all alike.

@@ -93,7 +93,7 @@ impl Target {
 /// Why a request goes where it goes, in the order of the table of names below.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Why {
-    /// Nothing goes to replicas.
+    /// Nobody may send it to a replica.
     Off,
     /// The client's route, or that of its database, names the primary.
     RoutePrimary,
@@ -155,8 +155,8 @@ impl Why {
 
 /// Where a request of this nature goes that begins outside a transaction, if a replica can be found for it.
 pub(crate) fn decide(routing: &Routing, route: Route, defaults: Defaults, nature: Option<Nature>) -> Why {
-    match route {
-        _ if routing.reads == ReadRouting::Off => return Why::Off,
+    match routing.heeded(route) {
+        Route::Auto if routing.reads == ReadRouting::Off => return Why::Off,
         Route::Primary => return Why::RoutePrimary,
         Route::Replica | Route::PreferReplica => return Why::RouteReplica,
         Route::Auto => {}
@@ -311,11 +311,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_goes_to_a_replica_where_that_is_off() {
+    fn where_it_is_off_only_what_is_configured_goes_to_a_replica() {
         let off = Routing::default();
-        for route in [Route::Auto, Route::Replica, Route::PreferReplica] {
-            let nature = Some(nature_of(&off, b"begin read only"));
+        let nature = Some(nature_of(&off, b"begin read only"));
+        for route in [Route::Auto, Route::Primary, Route::Replica, Route::PreferReplica] {
             assert_eq!(decide(&off, route, Defaults::default(), nature), Why::Off);
+            let for_readers = Routing { route: Route::Replica, ..off.clone() };
+            assert_eq!(decide(&for_readers, route, Defaults::default(), nature), Why::RouteReplica);
         }
     }
 

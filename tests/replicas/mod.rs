@@ -10,6 +10,7 @@ mod ledger;
 mod modes;
 mod patroni;
 mod routing;
+mod shown;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

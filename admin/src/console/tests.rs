@@ -12,7 +12,7 @@ const INI: &str = "
 [databases]
 alpha = host=127.0.0.1 port=1 user=forced pool_size=3 pool_mode=session
 beta = host=one,two load_balance_hosts=disable
-gamma = host=one replicas=two:5433*2 read_routing=auto
+gamma = host=one replicas=two:5433*2 read_routing=auto pool_mode=transaction
 delta = host=one replicas=two route=replica
 
 [users]
@@ -193,7 +193,10 @@ fn where_a_statement_would_go() {
     };
     assert_eq!(
         shown("SHOW ROUTE 'insert into t values (''x'')'"),
-        ["delta|primary||routing is off|read_routing is off", "gamma|primary||writes|insert changes rows"]
+        [
+            "delta|replica||no replica|route is replica; it waits for a replica",
+            "gamma|primary||writes|insert changes rows"
+        ]
     );
     // Nobody has looked at the hosts yet.
     assert_eq!(

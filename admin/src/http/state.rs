@@ -184,7 +184,7 @@ fn pin(row: &PinRow) -> Value {
 mod tests {
     use super::*;
     use crate::console::tests::Fixture;
-    use crate::show::tests::host_rows;
+    use crate::show::host_rows;
 
     #[test]
     fn hosts_with_their_shares() {

@@ -17,15 +17,12 @@ pub(crate) use advice::advice;
 pub(crate) use blockers::blockers;
 use pgbouncer_compat::columns::Show;
 use pooler::control::Control;
+#[cfg(test)]
+pub(crate) use replicas::tests::rows as host_rows;
 pub(crate) use replicas::{read_shares, route};
 
 use crate::console::{Answer, Configuration};
 use crate::rows::Table;
-
-#[cfg(test)]
-pub(crate) mod tests {
-    pub(crate) use super::replicas::tests::rows as host_rows;
-}
 
 /// Answers `SHOW item`.
 pub(crate) fn answer(item: Show, control: &Control, configuration: &dyn Configuration) -> Answer {

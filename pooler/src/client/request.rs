@@ -19,7 +19,6 @@ use super::trail::Returning;
 use super::trial::Trial;
 use super::wait::READ_AHEAD;
 use super::{End, Session, Step};
-use crate::config::ReadRouting;
 use crate::error::Refusal;
 use crate::prepared::{Counted, Exchange, KEPT, LOOKED_AT, Verdict, simple_query};
 use crate::state::{self, Pins};
@@ -176,7 +175,7 @@ impl Session {
             statements: if shares { rules.server.max_prepared_statements } else { 0 },
             state: shares && rules.preserves() && !replicates,
             limited: rules.limited,
-            routes: rules.routing.reads != ReadRouting::Off && !replicates,
+            routes: rules.routing.is_on() && !replicates,
         }
     }
 

@@ -133,7 +133,7 @@ impl Session {
         let routing = &*rules.routing;
         let config = self.pool.shared.config.load();
         let Some(reading) = &self.reading else { return (Why::Nothing, Aim::Home) };
-        let route = reading.route.unwrap_or(routing.route);
+        let route = routing.heeded(reading.route.unwrap_or(routing.route));
         if reading.refused {
             return (Why::Again, Aim::Home);
         }

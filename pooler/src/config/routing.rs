@@ -7,15 +7,14 @@ use super::{Database, Host, Share};
 impl Database {
     /// Which of its hosts is the primary is observed: it has replicas, or several hosts over which reads may be spread.
     pub(crate) fn is_observed(&self, routing: &Routing) -> bool {
-        let reads = self.routing.reads.unwrap_or(routing.reads);
-        !self.replicas.is_empty() || self.hosts.len() > 1 && reads != ReadRouting::Off
+        !self.replicas.is_empty() || self.hosts.len() > 1 && routing.with(&self.routing).is_on()
     }
 }
 
 /// Who decides that a request goes to a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ReadRouting {
-    /// Nobody: all go to the primary.
+    /// Nobody: all go to the primary, unless the configured route says otherwise.
     #[default]
     Off,
     /// The client, by its route or by the modes of its transaction.
@@ -203,6 +202,16 @@ pub struct OwnRouting {
 }
 
 impl Routing {
+    /// Requests may go to a replica.
+    pub(crate) fn is_on(&self) -> bool {
+        self.reads != ReadRouting::Off || matches!(self.route, Route::Replica | Route::PreferReplica)
+    }
+
+    /// The route that counts for a client that has this one: where routing is off, it is not the client who says.
+    pub(crate) fn heeded(&self, route: Route) -> Route {
+        if self.reads == ReadRouting::Off { self.route } else { route }
+    }
+
     /// This where `own` says nothing.
     pub(crate) fn with(&self, own: &OwnRouting) -> Routing {
         Routing {

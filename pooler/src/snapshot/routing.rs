@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::HostRow;
-use crate::config::{ReplicaFallback, Route, Routing, endpoint};
+use crate::config::{PoolMode, ReplicaFallback, Route, Routing, endpoint};
 use crate::pool::{Db, Pool};
 use crate::routing::{self, Defaults, Nature, Target, Why};
 use crate::shared::Shared;
@@ -81,14 +81,17 @@ pub(crate) fn route(shared: &Shared, db: &Db, hosts: &[HostRow], text: &str) -> 
         };
     }
     let is_refused = db.refused.contains(sql::fingerprint(text.as_bytes()));
-    let found = find(&routing, hosts, text, is_refused);
+    let mode = spec.pool_mode.unwrap_or(config.pool_mode);
+    let found = find(&routing, mode, hosts, text, is_refused);
     RouteRow { database: db.name.clone(), ..found }
 }
 
 /// The same without the name of the database.
-fn find(routing: &Routing, hosts: &[HostRow], text: &str, is_refused: bool) -> RouteRow {
+fn find(routing: &Routing, mode: PoolMode, hosts: &[HostRow], text: &str, is_refused: bool) -> RouteRow {
     let access = routing::access_of(routing, text.as_bytes());
-    let decided = routing::decide(routing, routing.route, Defaults::default(), Some(Nature::from(access)));
+    // Who keeps its server for its session says beforehand where that is to be.
+    let nature = (mode != PoolMode::Session).then(|| Nature::from(access));
+    let decided = routing::decide(routing, routing.route, Defaults::default(), nature);
     let decided = match decided.target() == Target::Replica && routing.route == Route::Auto && is_refused {
         true => Why::Remembered,
         false => decided,
@@ -101,11 +104,11 @@ fn find(routing: &Routing, hosts: &[HostRow], text: &str, is_refused: bool) -> R
         reason: why.as_str(),
         why: words,
     };
-    let primary = || of_role(hosts, "primary", None);
+    let primary = || hosts.iter().filter(|row| row.role == "primary").map(HostRow::endpoint).collect();
     if decided.target() == Target::Primary {
         return row(Target::Primary, primary(), decided, why);
     }
-    let replicas = of_role(hosts, "standby", routing.max_lag.map(|lag| lag.as_millis() as u64));
+    let replicas = replicas(hosts, routing.max_lag.map(|lag| lag.as_millis() as u64));
     if !replicas.is_empty() {
         return row(Target::Replica, replicas, decided, why);
     }
@@ -115,10 +118,10 @@ fn find(routing: &Routing, hosts: &[HostRow], text: &str, is_refused: bool) -> R
     row(Target::Primary, primary(), Why::NoReplica, format!("{why}, but there is no replica for it"))
 }
 
-/// Hosts that are used in this role, not further behind than so many milliseconds.
-fn of_role(hosts: &[HostRow], role: &str, max_lag: Option<u64>) -> Vec<String> {
+/// Replicas to which reads go, not further behind than so many milliseconds.
+fn replicas(hosts: &[HostRow], max_lag: Option<u64>) -> Vec<String> {
     let is_near = |row: &HostRow| max_lag.is_none_or(|most| row.lag_ms.is_some_and(|lag| lag <= most));
-    let found = hosts.iter().filter(|row| row.role == role && row.breaker != "open" && is_near(row));
+    let found = hosts.iter().filter(|row| row.role == "standby" && row.breaker == "closed" && is_near(row));
     found.map(HostRow::endpoint).collect()
 }
 
@@ -139,7 +142,8 @@ fn in_words(why: Why, routing: &Routing, access: &sql::Access<'_>) -> String {
         Why::Remembered => "it seems only to read, but a replica has refused it before",
         Why::Reads => "it only reads",
         Why::ReadOnly => "the transaction is READ ONLY",
-        Why::NotSeen | Why::Again | Why::Behind | Why::NoReplica => why.as_str(), // not decided by its text
+        Why::NotSeen => "in session mode a client keeps its server, so that only its route counts",
+        Why::Again | Why::Behind | Why::NoReplica => why.as_str(), // not decided by its text
     };
     words.to_owned()
 }
@@ -183,6 +187,7 @@ mod tests {
             host("b", "standby", "closed", 5),
             host("c", "standby", "closed", 900),
             host("d", "standby", "open", 5),
+            host("d", "standby", "half-open", 5),
             host("e", "fenced", "closed", 0),
         ]
     }
@@ -192,7 +197,7 @@ mod tests {
     }
 
     fn shown(routing: &Routing, hosts: &[HostRow], text: &str) -> String {
-        let row = find(routing, hosts, text, false);
+        let row = find(routing, PoolMode::Transaction, hosts, text, false);
         format!("{} {}: {} ({})", row.target, row.hosts.join(","), row.why, row.reason)
     }
 
@@ -215,8 +220,10 @@ mod tests {
         ] {
             assert_eq!(shown(&auto(), &hosts(), text), expected, "{text}");
         }
-        let refused = find(&auto(), &hosts(), "select 1", true);
+        let refused = find(&auto(), PoolMode::Transaction, &hosts(), "select 1", true);
         assert_eq!((refused.target, refused.reason), ("primary", "refused by a replica before"));
+        let for_session = find(&auto(), PoolMode::Session, &hosts(), "select 1", false);
+        assert_eq!((for_session.target, for_session.reason), ("primary", "not seen as a whole"));
     }
 
     #[test]

@@ -383,7 +383,7 @@ function drawHosts(hosts) {
     const lag = row.lag_bytes === null ? "–" : two(time(row.lag_us), bytes(row.lag_bytes));
     const retry = row.breaker !== "closed" && row.retry_us !== null ? `tried again in ${time(row.retry_us)}` : "";
     const why = row.breaker === "closed" ? row.probe_error : [row.breaker_reason, retry].filter(Boolean).join("; ");
-    const share = row.read_percent === null ? "" : row.read_percent.toFixed(row.read_percent < 10 ? 1 : 0) + " %";
+    const share = row.read_percent === null ? "" : row.read_percent.toFixed(row.read_percent > 0 && row.read_percent < 10 ? 1 : 0) + " %";
     return el("tr", {},
       el("th", { scope: "row" }, row.host, row.zone ? el("div", { class: "soft" }, row.zone) : null),
       cell("Databases", row.databases.join(", ")),

@@ -40,7 +40,7 @@ pub(super) const METRICS: &[Row] = &[
     gauge(
         "pgferry_host_breaker",
         Read::HostBy("state", breakers),
-        "1 for the state of a host's circuit breaker: closed (in use), half-open (being tried), open (out of use).",
+        "1 for the state of a host's circuit breaker: closed (reads may go there), open (none go there for a while), half-open (the next look at it decides).",
     )
     .largest(),
     gauge(
@@ -80,7 +80,7 @@ mod tests {
     use super::super::metrics;
     use crate::console::tests::Fixture;
     use crate::prometheus::{View, samples};
-    use crate::show::tests::host_rows;
+    use crate::show::host_rows;
 
     fn of(view: &View, name: &str) -> BTreeMap<String, f64> {
         let row = metrics().find(|row| row.name == name).unwrap();

@@ -238,6 +238,7 @@ fn what_is_probably_not_meant() {
         with("", "host=a replicas=b"),
         ["the replicas of database a get no requests (a.ini:5): set read_routing to explicit or auto"]
     );
+    assert_eq!(with("", "host=a replicas=b route=standby"), [""; 0]);
     assert_eq!(with("read_routing = auto", "host=a"), [""; 0]);
     assert_eq!(with("read_routing = auto", "host=a replicas=b"), [""; 0]);
     assert_eq!(with("", "host=a,b read_routing=explicit"), [""; 0]);
