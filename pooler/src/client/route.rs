@@ -270,8 +270,7 @@ impl Session {
         }
         if matches!(link.trial, Trial::None) {
             // What the client has just set may be where it wants to go.
-            let strict = self.reading.as_ref().is_some_and(|reading| reading.route == Some(Route::Replica));
-            link.parting = strict && link.audit.is_some();
+            link.parting = link.audit.is_some() && link.audit_matters;
             return !link.parting;
         }
         if !matches!(message.tag, b'Q' | b'P' | b'B' | b'D' | b'C' | b'E' | b'F' | b'S' | b'H') {
