@@ -223,20 +223,22 @@ fn strong_reads_see_what_others_have_committed() {
 #[test]
 fn reads_that_wait_for_a_replica() {
     let fleet = behind(LATE, |builder| session(builder).setting("read_consistency_wait", "10s"));
-    let mut client = fleet.connect();
+    let target = fleet.target().param("pgferry.causal_key", "waits");
+    let (mut client, mut reader) = (Client::login(&target), Client::login(&target));
     write(&mut client, 1, 1);
     let begin = Instant::now();
-    let (value, place) = read(&fleet, &mut client, 1);
+    let (value, place) = read(&fleet, &mut reader, 1);
     assert_eq!(value, "1");
     assert_ne!(place, 0, "it had the time");
     assert!(begin.elapsed() >= LATE / 2, "{:?}", begin.elapsed());
 
     let fleet =
         behind(Duration::from_secs(60), |builder| session(builder).setting("read_consistency_wait", "200ms"));
-    let mut client = fleet.connect();
+    let target = fleet.target().param("pgferry.causal_key", "waits");
+    let (mut client, mut reader) = (Client::login(&target), Client::login(&target));
     write(&mut client, 1, 1);
     let begin = Instant::now();
-    assert_eq!(read(&fleet, &mut client, 1), ("1".to_string(), 0));
+    assert_eq!(read(&fleet, &mut reader, 1), ("1".to_string(), 0));
     let took = begin.elapsed();
     assert!(took >= Duration::from_millis(150) && took < patient(Duration::from_secs(3)), "{took:?}");
 }

@@ -54,7 +54,9 @@ pub(super) struct Reading {
     without: u64,
     /// The request at hand goes to the primary, because a replica has refused it.
     refused: bool,
-    /// Until when the request at hand waits for a replica, in microseconds; 0: it does not.
+    /// When the request at hand began to wait for a replica, in microseconds; 0: it does not.
+    asked: u64,
+    /// Until when it waits.
     patience: u64,
 }
 
@@ -68,6 +70,7 @@ impl Default for Reading {
             why: Why::Nothing,
             without: 0,
             refused: false,
+            asked: 0,
             patience: 0,
         }
     }
@@ -107,15 +110,15 @@ impl Session {
         reading.why = why;
         match aim {
             Aim::Patience(time) => {
-                if reading.patience == 0 {
-                    reading.patience = now + time.as_micros() as u64;
+                if reading.asked == 0 {
+                    (reading.asked, reading.patience) = (now, now + time.as_micros() as u64);
                 }
                 return false;
             }
             Aim::Home => reading.target = None,
             Aim::Site(pool) => reading.target = Some(pool),
         }
-        reading.patience = 0;
+        reading.asked = 0;
         self.pool.routed.count(why);
         true
     }
@@ -153,10 +156,7 @@ impl Session {
                 let wait = Some(routing.consistency_wait).filter(|wait| !wait.is_zero());
                 let wait = wait.unwrap_or(STRONG_WAIT);
                 // The moment at which it came, however often it is looked at.
-                let came = match reading.patience {
-                    0 => now,
-                    until => until.saturating_sub(wait.as_micros() as u64),
-                };
+                let came = if reading.asked == 0 { now } else { reading.asked };
                 (cluster.bound(came).map(Some).ok_or(crate::cluster::NotYet), wait)
             }
         };
@@ -185,7 +185,7 @@ impl Session {
         if strict || (lacking == NoReplica::NoneHealthy && self.guests_are_many(routing)) {
             patience = Duration::MAX / 4;
         }
-        let over = reading.patience != 0 && now >= reading.patience;
+        let over = reading.asked != 0 && now >= reading.patience;
         match (lacking, patience.is_zero() || over) {
             (NoReplica::NoneHealthy, false) if !strict && patience < Duration::MAX / 4 => (why, Aim::Home),
             (_, true) => (why, Aim::Home),
@@ -391,23 +391,24 @@ impl Session {
     pub(super) fn has_arrived(&mut self) -> (bool, bool) {
         let Some(reading) = &mut self.reading else { return (false, false) };
         reading.without = 0;
-        reading.patience = 0;
+        reading.asked = 0;
         let writes = std::mem::take(&mut reading.refused) || reading.why == Why::Remembered;
         (reading.why == Why::NoReplica, writes)
     }
 
     /// The request at hand is for a replica, for which it waits.
     pub(super) fn awaits_replica(&self) -> bool {
-        self.reading.as_ref().is_some_and(|reading| reading.patience != 0)
+        self.reading.as_ref().is_some_and(|reading| reading.asked != 0)
     }
 
     /// Waits until something was observed of the cluster, or it has waited for long enough.
-    pub(super) async fn wait_for_replica(&mut self, since: u64) -> Result<(), End> {
+    pub(super) async fn wait_for_replica(&mut self) -> Result<(), End> {
         let Some(cluster) = self.pool.cluster() else { return Ok(()) };
         let mut observed = cluster.observed();
-        let patience = self.reading.as_ref().map_or(0, |reading| reading.patience);
         let now = self.worker.shared.clock.micros();
-        if let Some(refusal) = self.wait_limit().over(now.saturating_sub(since)) {
+        let waits = self.reading.as_ref().map(|reading| (reading.asked, reading.patience));
+        let (asked, patience) = waits.unwrap_or((now, now));
+        if let Some(refusal) = self.wait_limit().over(now.saturating_sub(asked)) {
             return Err(End::Refused(refusal));
         }
         // A look now and then, for limits of other kinds.

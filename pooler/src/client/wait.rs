@@ -35,7 +35,7 @@ impl Session {
         let linked = match self.replication.clone() {
             // Boxed: the future of every session would otherwise be as large as a login to a server.
             Some(params) => Box::pin(self.wait_for_own_server(params)).await,
-            None if self.awaits_replica() => Box::pin(self.wait_for_replica(since)).await,
+            None if self.awaits_replica() => Box::pin(self.wait_for_replica()).await,
             None => self.wait_in_queue(since).await,
         };
         let waited = self.worker.now() - since;

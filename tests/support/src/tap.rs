@@ -284,6 +284,9 @@ impl Pump {
         while direction.frozen.load(Ordering::Relaxed) && !link.cut.load(Ordering::Relaxed) {
             thread::sleep(TICK / 5);
         }
+        if link.cut.load(Ordering::Relaxed) {
+            return Ok(()); // what was held back is lost
+        }
         let allowed = self.cut_after.map_or(bytes.len(), |limit| bytes.len().min(limit - self.forwarded));
         self.forwarded += allowed;
         // First, so that who has an answer finds what was asked.
