@@ -25,6 +25,9 @@ const LONGEST_REQUEST: usize = 64 << 10;
 /// How long a read that must see what others have written waits where nothing is configured.
 const STRONG_WAIT: Duration = Duration::from_millis(100);
 
+/// It is limited by the time that clients wait for any server.
+const FOR_EVER: Duration = Duration::from_secs(1 << 30);
+
 /// The setting that says where a client's requests go.
 pub(crate) const ROUTE: &str = "pgferry.route";
 const CAUSAL_KEY: &str = "pgferry.causal_key";
@@ -149,7 +152,7 @@ impl Session {
         if route == Route::Auto && ahead.is_some_and(|ahead| ahead.remembered) {
             return (Why::Remembered, Aim::Home);
         }
-        let (needs, mut patience) = match routing.consistency {
+        let (needs, patience) = match routing.consistency {
             ReadConsistency::Eventual => (Ok(None), Duration::ZERO),
             ReadConsistency::Session => (reading.causal.needs(cluster, now), routing.consistency_wait),
             ReadConsistency::Strong => {
@@ -174,7 +177,6 @@ impl Session {
             Ok(member) => return (why, Aim::Site(self.pool.at(&member))),
             Err(lacking) => lacking,
         };
-        let strict = route == Route::Replica || routing.fallback == ReplicaFallback::Error;
         let why = match lacking {
             NoReplica::Behind => {
                 cluster.wants_sample();
@@ -182,14 +184,17 @@ impl Session {
             }
             NoReplica::NoneHealthy => Why::NoReplica,
         };
-        if strict || (lacking == NoReplica::NoneHealthy && self.guests_are_many(routing)) {
-            patience = Duration::MAX / 4;
-        }
+        let strict = route == Route::Replica || routing.fallback == ReplicaFallback::Error;
+        let patience = match lacking {
+            _ if strict => FOR_EVER,
+            NoReplica::NoneHealthy if self.guests_are_many(routing) => FOR_EVER,
+            NoReplica::NoneHealthy => Duration::ZERO,
+            NoReplica::Behind => patience,
+        };
         let over = reading.asked != 0 && now >= reading.patience;
-        match (lacking, patience.is_zero() || over) {
-            (NoReplica::NoneHealthy, false) if !strict && patience < Duration::MAX / 4 => (why, Aim::Home),
-            (_, true) => (why, Aim::Home),
-            (_, false) => (why, Aim::Patience(patience.min(Duration::from_secs(1 << 30)))),
+        match patience.is_zero() || over {
+            true => (why, Aim::Home),
+            false => (why, Aim::Patience(patience)),
         }
     }
 
