@@ -12,6 +12,7 @@
 //! buffer belongs to the worker and must not be kept across an await.
 
 mod brief;
+mod certainty;
 mod deadline;
 mod gather;
 mod kept;
@@ -168,6 +169,8 @@ enum End {
     Unanswered,
     /// It is at rest, and another process is to have it.
     Travels,
+    /// The server is gone whose answer to a COMMIT was awaited: first its successor is asked what became of that.
+    Unsure(Refusal),
 }
 
 impl Session {
@@ -248,6 +251,10 @@ impl Session {
                     Travelled::Away => return self.leave_behind(),
                     Travelled::Not => self.resume = !self.input.is_empty(),
                     Travelled::Refused(refusal) => break End::Refused(refusal),
+                },
+                End::Unsure(refusal) => match Box::pin(self.learn_outcome(refusal)).await {
+                    Ok(()) => self.resume = !self.input.is_empty(),
+                    Err(end) => break end,
                 },
                 end => break end,
             }
@@ -412,7 +419,7 @@ impl Session {
         let (reason, told) = match &end {
             End::Terminated => ("client close request".to_owned(), None),
             End::Gone | End::Travels => ("client unexpected eof".to_owned(), None),
-            End::Refused(refusal) => (refusal.text().to_owned(), Some(refusal)),
+            End::Refused(refusal) | End::Unsure(refusal) => (refusal.text().to_owned(), Some(refusal)),
             End::ServerEnded => ("server conn crashed?".to_owned(), None),
             End::Unanswered => ("statement not cancelled in time".to_owned(), unanswered.as_ref()),
         };

@@ -41,6 +41,8 @@ impl SqlState {
     pub const INVALID_CATALOG_NAME: SqlState = SqlState(*b"3D000");
     /// `invalid_cursor_name`: no such portal.
     pub const INVALID_CURSOR_NAME: SqlState = SqlState(*b"34000");
+    /// `transaction_rollback`: for a reason that no other code names.
+    pub const TRANSACTION_ROLLBACK: SqlState = SqlState(*b"40000");
     /// A transaction can't be shown as one after another with others.
     pub const SERIALIZATION_FAILURE: SqlState = SqlState(*b"40001");
     /// `statement_completion_unknown`: the server was lost and the statement may have run.

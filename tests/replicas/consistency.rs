@@ -397,6 +397,8 @@ fn writes_of_every_form_are_seen() {
         "select 1; update t set v = {} where id = 1; select 2",
     ];
     for (number, sql) in writes.iter().enumerate() {
+        // Or what was written before keeps reads away from replicas.
+        eventually("a replica has caught up", SOON, || read(&fleet, &mut client, 1).1 != 0);
         for sql in sql.replace("{}", &(number + 1).to_string()).split_inclusive("'; ") {
             client.execute(sql.trim_end_matches("; "));
         }

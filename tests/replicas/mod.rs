@@ -1,6 +1,7 @@
 //! A primary and its replicas behind one address: where requests go, what reads see, and what happens when a host fails.
 
 mod answers;
+mod certainty;
 mod cluster;
 mod consistency;
 mod failover;

@@ -340,9 +340,9 @@ pub const SETTINGS: &[Setting] = &[
     flag(
         "commit_certainty",
         "0",
-        "When the primary is lost while it commits, its successor is asked (`pg_xact_status`) what became of the \
-         transaction, so that the client learns it instead of `40003`. It costs a round trip in every transaction \
-         that may write. Not a setting of PgBouncer.",
+        "When the primary is lost while it commits, the next one is asked (`txid_status`) what became of the \
+         transaction, so that the client learns it instead of `40003`, where that can be known. It costs a query, but \
+         no round trip, in every transaction that may write. Not a setting of PgBouncer.",
     ),
     seconds(
         "drain_grace",

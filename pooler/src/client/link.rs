@@ -8,6 +8,7 @@ use protocol::message;
 use protocol::params::literal;
 use protocol::session::Origin;
 
+use super::certainty::Commit;
 use super::notify::Native;
 use super::trail::{Returning, Trail};
 use super::trial::{Trial, Visit};
@@ -61,6 +62,8 @@ pub(super) struct Link {
     pub(super) stalled: bool,
     /// Whether another host may yet have to answer the request at hand.
     pub(super) trial: Trial,
+    /// A COMMIT whose outcome will be asked for if its answer is lost.
+    pub(super) commit: Option<Box<Commit>>,
     /// It counts among the requests that a replica is at work on, or among the primary's guests.
     _visit: Option<Visit>,
     /// The next request is for another host: it waits until this server is given back.
@@ -208,6 +211,7 @@ impl Session {
             watch: Watch::default(),
             exclusive: self.mode() == PoolMode::Session,
             trial: Trial::default(),
+            commit: None,
             _visit: None,
             parting: false,
             setting: false,
@@ -422,6 +426,7 @@ impl Session {
             times.running.record(now - link.query_since);
             link.count_query(&self.worker, &self.pool, now);
             link.query_since = 0;
+            link.commit = None;
             if let Some(timing) = &mut self.timing {
                 timing.idles(now);
             }
@@ -461,9 +466,7 @@ impl Session {
         match &self.link {
             Some(link) if self.leaving && link.server.machine.is_lost() => End::Terminated, // as it was asked to
             Some(link) if link.fatal => End::ServerEnded,
-            Some(_) if self.pool.is_clustered() => {
-                End::Refused(self.lost("the connection to the server was lost"))
-            }
+            Some(_) if self.pool.is_clustered() => self.lost_server("the connection to the server was lost"),
             _ => End::Refused(crate::error::Refusal::fatal("server conn crashed?")),
         }
     }

@@ -91,11 +91,19 @@ impl Session {
             && self.listener.is_none()
             && out.judge.native.is_none()
             && link.server.suspect.is_empty()
+            && link.commit.is_none()
             && expiring.is_none()
             && !out.on_trial;
+        let mut commit = link.commit.as_mut();
+        if let Some(commit) = &mut commit {
+            commit.expect(&link.server.machine);
+        }
         let received = link.server.receive(input, max_len, &mut self.statements, |piece| {
             if plain && piece.is_plain() {
                 return out.keep(input, piece);
+            }
+            if commit.as_mut().is_some_and(|commit| commit.holds(piece)) {
+                return out.skip(piece);
             }
             if let (Route::Swallow | Route::OwnRequestFailed, Some(audit)) = (piece.route, &mut audit) {
                 audit.add(piece.bytes);

@@ -176,6 +176,7 @@ impl Session {
             state: shares && rules.preserves() && !replicates,
             limited: rules.limited,
             routes: rules.routing.is_on() && !replicates,
+            certainly: rules.routing.commit_certainty && shares && !replicates,
         }
     }
 
@@ -241,6 +242,9 @@ impl Session {
         }
         if self.has_expired() {
             self.fail_transaction(&message, out);
+        }
+        if self.follows.certainly {
+            self.ask_before_commit(&message, out);
         }
         let mut effects = Effects::NONE;
         if self.follows.state {
@@ -514,6 +518,8 @@ pub(super) struct Follows {
     limited: bool,
     /// Its requests may go to different hosts.
     pub(super) routes: bool,
+    /// It hears what became of a COMMIT whose answer was lost.
+    certainly: bool,
 }
 
 impl Follows {

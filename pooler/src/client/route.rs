@@ -487,7 +487,7 @@ impl Session {
                 if !keeps {
                     self.survives_loss();
                 }
-                keeps.then(|| End::Refused(self.lost("another host has become the primary")))
+                keeps.then(|| self.lost_server("another host has become the primary"))
             }
         }
     }

@@ -148,7 +148,7 @@ impl Session {
         }
         link.server.info.note_text(text);
         link.server.suspect |= effects;
-        let wrote = !read_only && effects != Effects::TRANSACTION;
+        let wrote = !read_only;
         // Nearly every statement: it leaves the session as it is, and nobody will ask what it was.
         if effects.is_empty() && !wrote && !link.sampled && !self.pool.db.functions.hide(false, 0) {
             return effects;

@@ -14,7 +14,7 @@ use crate::cancel;
 use crate::clients::ClientState;
 use crate::error::Refusal;
 use crate::events::LONGEST_SHOWN;
-use crate::pool::{Crowded, Grant, Place, Pool, WaitLimit};
+use crate::pool::{Counting, Crowded, Grant, Place, Pool, WaitLimit};
 use crate::server::{self, IdleServer};
 use crate::worker::Leaving;
 
@@ -74,33 +74,12 @@ impl Session {
             }
         };
         loop {
-            let limit = self.wait_limit();
-            let notify = Some(self.local.info.id);
-            let mut place = pool.wait(self.worker.index, since, limit, notify, counted.take());
-            if pool.is_removed() {
-                // Nobody would serve this queue.
-                return self.not_served(&pool, Refusal::fatal("database removed"));
-            }
-            self.local.ticket.set(Some(place.ticket));
-            pool.pump(&self.worker);
-            pool.ask_back(&self.worker);
-            self.set_alarm();
-            let grant = match place.take() {
-                Some(grant) => Ok(Some(grant)), // of another worker: that is no wait
-                None => poll_fn(|cx| self.poll_wait(cx, &mut place)).await,
-            };
-            self.local.ticket.set(None);
-            let late = self.local.cancelled_late.take();
-            let Some(grant) = grant? else {
+            let Some(grant) = self.queue(&pool, since, counted.take()).await? else {
                 self.report_waiting(Over::Request.setting());
                 self.refuse(Some(Over::Request.error()));
                 return Ok(());
             };
             match grant {
-                Grant::Server(server) if late => {
-                    pool.give_back(self.worker.index, server);
-                    return self.wait_was_cancelled();
-                }
                 Grant::Server(server) => {
                     if server.into_clean().is_some_and(|server| self.link(server)) {
                         if self.link.as_ref().is_some_and(|link| link.setting) {
@@ -113,6 +92,39 @@ impl Session {
                 Grant::Cancelled => return self.wait_was_cancelled(),
                 Grant::Refused(refusal) => return self.not_served(&pool, refusal),
             }
+        }
+    }
+
+    /// Waits in a pool's queue as somebody who came at `since`. `None`: the request has no time left.
+    pub(super) async fn queue(
+        &mut self,
+        pool: &Arc<Pool>,
+        since: u64,
+        counted: Option<Counting>,
+    ) -> Result<Option<Grant>, End> {
+        let limit = self.wait_limit();
+        let notify = Some(self.local.info.id);
+        let mut place = pool.wait(self.worker.index, since, limit, notify, counted);
+        if pool.is_removed() {
+            // Nobody would serve this queue.
+            return Ok(Some(Grant::Refused(Refusal::fatal("database removed"))));
+        }
+        self.local.ticket.set(Some(place.ticket));
+        pool.pump(&self.worker);
+        pool.ask_back(&self.worker);
+        self.set_alarm();
+        let grant = match place.take() {
+            Some(grant) => Ok(Some(grant)), // of another worker: that is no wait
+            None => poll_fn(|cx| self.poll_wait(cx, &mut place)).await,
+        };
+        self.local.ticket.set(None);
+        let late = self.local.cancelled_late.take();
+        match grant? {
+            Some(Grant::Server(server)) if late => {
+                pool.give_back(self.worker.index, server);
+                Ok(Some(Grant::Cancelled))
+            }
+            grant => Ok(grant),
         }
     }
 

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::breaker::Breaker;
 use super::choice::{self, Candidate};
+use super::outcome::{Recovered, Scene};
 use super::{Lsn, Role, Sighting};
 use crate::config::Host;
 use crate::pool::lock;
@@ -58,6 +59,10 @@ pub(crate) struct Health {
     pub(crate) last: Option<u64>,
     /// How long the last answer took, in microseconds.
     pub(crate) took: Option<u64>,
+    /// What a COMMIT is sent to there; `None`: not to a primary.
+    pub(crate) scene: Option<Scene>,
+    /// What it knew of transactions when it was seen last in recovery.
+    pub(crate) recovered: Option<Recovered>,
 }
 
 impl Member {
@@ -164,6 +169,8 @@ impl Member {
         let mut health = self.health();
         health.note(now, "");
         health.took = Some(took);
+        health.scene = Scene::new(self.index, sighting, now.saturating_sub(took));
+        health.recovered = Recovered::new(sighting).or(health.recovered);
         health.breaker.worked(now);
     }
 

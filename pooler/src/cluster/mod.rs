@@ -8,6 +8,7 @@ mod causal;
 mod choice;
 mod lsn;
 mod member;
+mod outcome;
 mod pace;
 mod patroni;
 mod probe;
@@ -26,12 +27,13 @@ use tracing::{info, warn};
 pub(crate) use causal::{Causal, CausalKeys, NotYet};
 pub(crate) use lsn::Lsn;
 pub(crate) use member::Member;
+pub(crate) use outcome::{OWN_ID, Outcome, Scene, Sought, Testimony, question};
 pub(crate) use patroni::Watch;
 pub(crate) use probe::Probe;
 pub(crate) use registry::Clusters;
 pub(crate) use sighting::Sighting;
 
-use crate::config::{Database, Routing};
+use crate::config::{Database, Host, Routing};
 use crate::pool::{Db, Pool, lock};
 use crate::shared::Shared;
 use pace::Pace;
@@ -185,6 +187,11 @@ impl Cluster {
     /// What clients with a causality key have written.
     pub(crate) fn keys(&self) -> &CausalKeys {
         &self.keys
+    }
+
+    /// The one at this address.
+    pub(crate) fn member_at(&self, host: &Host, port: u16) -> Option<&Arc<Member>> {
+        self.members.iter().find(|member| (&member.host, member.port) == (host, port))
     }
 
     pub(crate) fn has(&self, member: &Arc<Member>) -> bool {

@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     fn writer(timeline: u32) -> Sighting {
-        Sighting { recovers: false, timeline, system: 1, lsn: Lsn(0) }
+        Sighting { recovers: false, timeline, system: 1, lsn: Lsn(0), checkpoint: Lsn(0), xmax: 3 }
     }
 
     fn standby(timeline: u32) -> Sighting {

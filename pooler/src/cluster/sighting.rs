@@ -12,11 +12,15 @@ pub(crate) struct Sighting {
     pub(crate) system: u64,
     /// Up to where it has written, or replayed.
     pub(crate) lsn: Lsn,
+    /// Its newest checkpoint.
+    pub(crate) checkpoint: Lsn,
+    /// Every transaction id below it has been given to somebody.
+    pub(crate) xmax: u64,
 }
 
 /// Names with a schema, and no operator that a `search_path` could replace. Whether it recovers is asked once: a promotion
-/// may come in between, and what is asked of a standby works on a primary as well, but not the other way round. What a
-/// standby receives is shown to some users only.
+/// may come in between, and what is asked of a standby works on a primary as well, but not the other way round; the
+/// snapshot is older than that answer. What a standby receives is shown to some users only.
 pub(super) const QUESTION: &str = "SELECT s.recovers, \
     CASE WHEN s.recovers THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_insert_lsn() END, \
     CASE WHEN s.recovers THEN NULL ELSE pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) END, \
@@ -25,7 +29,9 @@ pub(super) const QUESTION: &str = "SELECT s.recovers, \
     (SELECT w.received_tli FROM pg_catalog.pg_stat_wal_receiver w), \
     (SELECT c.system_identifier FROM pg_catalog.pg_control_system() c), \
     pg_catalog.current_setting('wal_block_size'), \
-    pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size')) \
+    pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size')), \
+    (SELECT c.checkpoint_lsn FROM pg_catalog.pg_control_checkpoint() c), \
+    pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot()) \
     FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovers OFFSET 0) s";
 
 /// Headers of a page of the WAL, in bytes; the first page of a segment has the long one.
@@ -54,7 +60,15 @@ impl Sighting {
         };
         let (page, segment) = (number(7)?, number(8)?);
         let lsn = if recovers { lsn } else { end_of_record(lsn, page, segment) };
-        Some(Sighting { recovers, timeline: timeline?, system: number(6)?, lsn })
+        let checkpoint = value(9)?.parse().ok()?;
+        Some(Sighting {
+            recovers,
+            timeline: timeline?,
+            system: number(6)?,
+            lsn,
+            checkpoint,
+            xmax: number(10)?,
+        })
     }
 }
 
@@ -74,11 +88,11 @@ fn end_of_record(lsn: Lsn, page: u64, segment: u64) -> Lsn {
 mod tests {
     use super::*;
 
-    fn read(row: [Option<&str>; 9]) -> Option<Sighting> {
+    fn read(row: [Option<&str>; 11]) -> Option<Sighting> {
         Sighting::read(&row.map(|value| value.map(str::to_owned)))
     }
 
-    const PRIMARY: [Option<&str>; 9] = [
+    const PRIMARY: [Option<&str>; 11] = [
         Some("f"),
         Some("0/3000148"),
         Some("0000000A0000000000000003"),
@@ -88,9 +102,11 @@ mod tests {
         Some("7400000000000000001"),
         Some("8192"),
         Some("16777216"),
+        Some("0/2000060"),
+        Some("4294968040"),
     ];
 
-    fn with(changes: &[(usize, Option<&'static str>)]) -> [Option<&'static str>; 9] {
+    fn with(changes: &[(usize, Option<&'static str>)]) -> [Option<&'static str>; 11] {
         let mut row = PRIMARY;
         changes.iter().for_each(|(index, value)| row[*index] = *value);
         row
@@ -103,6 +119,8 @@ mod tests {
             timeline: 10,
             system: 7_400_000_000_000_000_001,
             lsn: Lsn(0x300_0148),
+            checkpoint: Lsn(0x200_0060),
+            xmax: 4_294_968_040,
         };
         assert_eq!(read(PRIMARY), Some(primary));
         let standby = with(&[(0, Some("t")), (2, None)]);
@@ -113,9 +131,17 @@ mod tests {
 
     #[test]
     fn other_answers_say_nothing() {
-        for (index, value) in
-            [(0, None), (0, Some("x")), (1, None), (1, Some("3")), (2, None), (6, None), (7, None)]
-        {
+        for (index, value) in [
+            (0, None),
+            (0, Some("x")),
+            (1, None),
+            (1, Some("3")),
+            (2, None),
+            (6, None),
+            (7, None),
+            (9, None),
+            (10, None),
+        ] {
             assert_eq!(read(with(&[(index, value)])), None, "{index} {value:?}");
         }
         assert_eq!(Sighting::read(&[]), None);

@@ -21,7 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 pub(crate) use connect::{ConnectError, IN_HOT_STANDBY, connect, log_in, unreachable};
 pub(crate) use dial::{dial_again, reach};
 pub(crate) use info::{ServerInfo, ServerState};
-pub(crate) use own::{OwnError, check, drain, reset, run, send};
+pub(crate) use own::{OwnError, ask, check, drain, reset, run, send};
 
 use crate::config::PoolMode;
 use crate::net::Stream;

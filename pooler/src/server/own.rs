@@ -10,12 +10,16 @@ use protocol::message;
 use protocol::session::{Origin, Route, ServerMachine};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{IdleServer, Server, ServerState};
+use super::{IdleServer, Received, Server, ServerState};
+use crate::answers::{self, Values};
 use crate::config::CheckQuery;
 use crate::pool::Counting;
 use crate::prepared::ClientStatements;
 use crate::state::Pins;
 use crate::worker::Worker;
+
+/// More of an answer to the pooler's own questions (bytes) is not read.
+const LONGEST_ANSWER: usize = 64 << 10;
 
 /// Why a request of the pooler's own did not succeed.
 #[derive(Debug)]
@@ -50,6 +54,25 @@ pub(crate) async fn run(server: &mut Server, sql: &str) -> Result<(), OwnError> 
     tokio::time::timeout(OWN_TIMEOUT, drain(server)).await.unwrap_or(Err(OwnError::Broken("timeout")))
 }
 
+/// Runs one simple query, and returns the rows that it answers with.
+///
+/// # Errors
+/// The server refused the statement, or the connection broke.
+pub(crate) async fn ask(server: &mut Server, sql: &str) -> Result<Vec<Values>, OwnError> {
+    let mut request = Vec::new();
+    message::query(&mut request, sql);
+    server.own_query(Origin::Pooler);
+    send(server, &request).await?;
+    let mut answer = Vec::new();
+    let draining = drain_into(server, |received| {
+        if answer.len() + received.bytes.len() <= LONGEST_ANSWER {
+            answer.extend_from_slice(received.bytes);
+        }
+    });
+    tokio::time::timeout(OWN_TIMEOUT, draining).await.unwrap_or(Err(OwnError::Broken("timeout")))?;
+    Ok(answers::data_rows(&answer))
+}
+
 /// Sends bytes that the machine knows of.
 pub(crate) async fn send(server: &mut Server, bytes: &[u8]) -> Result<(), OwnError> {
     let sending = async {
@@ -66,6 +89,11 @@ pub(crate) async fn send(server: &mut Server, bytes: &[u8]) -> Result<(), OwnErr
 /// # Errors
 /// A request of the pooler's own among them was refused, or the connection broke.
 pub(crate) async fn drain(server: &mut Server) -> Result<(), OwnError> {
+    drain_into(server, |_| {}).await
+}
+
+/// The same, and tells of everything that is dropped.
+async fn drain_into(server: &mut Server, mut told: impl FnMut(&Received<'_>)) -> Result<(), OwnError> {
     let max_len = server.pool().shared.config.load().limits.max_packet_size;
     let mut refused = None;
     let rests = |machine: &ServerMachine| {
@@ -80,6 +108,7 @@ pub(crate) async fn drain(server: &mut Server) -> Result<(), OwnError> {
         let mut buf = std::mem::take(&mut server.carry);
         let nobodys = &mut ClientStatements::default(); // whose they were has left
         let used = server.receive(&buf, max_len, nobodys, |received| {
+            told(received);
             if received.tag == Some(b'E') && received.route == Route::OwnRequestFailed {
                 let text = ErrorFields::new(&received.bytes[HEADER_LEN..])
                     .message()

@@ -281,6 +281,11 @@ impl ServerMachine {
         self.owed.iter().filter(|o| o.origin == Origin::Client && o.what.ends_with_ready()).count()
     }
 
+    /// What is owed, and to whom; the oldest first.
+    pub fn owed(&self) -> impl Iterator<Item = (Owes, Origin)> {
+        self.owed.iter().map(|owed| (owed.what, owed.origin))
+    }
+
     /// Everything owed belongs to the batch at hand, and the transaction has not failed.
     pub fn is_sure_of_status(&self) -> bool {
         self.status != TxStatus::Failed && !self.awaits_ready()
