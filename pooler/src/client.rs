@@ -14,11 +14,13 @@
 mod brief;
 mod certainty;
 mod deadline;
+mod detour;
 mod gather;
 mod kept;
 mod limits;
 mod link;
 mod notify;
+mod reading;
 mod reply;
 mod request;
 mod route;
@@ -65,9 +67,9 @@ use crate::worker::{Leaving, Local, Worker};
 
 use link::Link;
 use notify::Held;
+pub(crate) use reading::{ROUTE, ROUTES};
 use request::Follows;
 use route::Reading;
-pub(crate) use route::{ROUTE, ROUTES};
 use timing::{Over, Timing};
 use travel::Travelled;
 pub(crate) use travel::drained;

@@ -1,20 +1,15 @@
-//! Which host a request goes to, and what becomes of one that can't stay where it went.
+//! Which host a request goes to.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::error_fields::ErrorMessage;
-use protocol::frame::{HEADER_LEN, put};
-use protocol::message::TxStatus;
-use protocol::sqlstate::SqlState;
+use protocol::frame::HEADER_LEN;
 
 use super::deadline::sent_text;
 use super::request::Incoming;
-use super::trial::{Armed, Trial};
 use super::{End, Session};
 use crate::cluster::{Causal, Cluster, Member, NoReplica, Wanted};
 use crate::config::{PoolMode, ReadConsistency, ReplicaFallback, Route};
-use crate::error::Refusal;
 use crate::pool::Pool;
 use crate::prepared::split_name;
 use crate::routing::{self, Defaults, Nature, Target, Why};
@@ -28,39 +23,25 @@ const STRONG_WAIT: Duration = Duration::from_millis(100);
 /// It is limited by the time that clients wait for any server.
 const FOR_EVER: Duration = Duration::from_secs(1 << 30);
 
-/// The setting that says where a client's requests go.
-pub(crate) const ROUTE: &str = "pgferry.route";
-const CAUSAL_KEY: &str = "pgferry.causal_key";
-const CAUSAL_TOKEN: &str = "pgferry.causal_token";
-
-/// The values that these have.
-pub(crate) const ROUTES: &str =
-    "Write auto, primary, replica or prefer-standby, or a word of target_session_attrs.";
-const TOKENS: &str = "Take what SHOW pgferry.causal_token has answered.";
-
-/// What a client that asks for its causality token is answered by the primary.
-const TOKEN_SQL: &str =
-    "SELECT pg_catalog.pg_current_wal_insert_lsn()::pg_catalog.text AS \"pgferry.causal_token\"";
-
 /// What a client has to do with the choice of hosts.
 #[derive(Debug)]
 pub(super) struct Reading {
     /// Its own route, if it has said one.
-    route: Option<Route>,
+    pub(super) route: Option<Route>,
     /// The modes that its transactions have by default.
-    defaults: Defaults,
-    causal: Arc<Causal>,
+    pub(super) defaults: Defaults,
+    pub(super) causal: Arc<Causal>,
     /// Where the request at hand goes, if not to the primary.
-    target: Option<Arc<Pool>>,
-    why: Why,
+    pub(super) target: Option<Arc<Pool>>,
+    pub(super) why: Why,
     /// Members that have failed the request at hand, by their indices as bits.
-    without: u64,
+    pub(super) without: u64,
     /// The request at hand goes to the primary, because a replica has refused it.
-    refused: bool,
+    pub(super) refused: bool,
     /// When the request at hand began to wait for a replica, in microseconds; 0: it does not.
-    asked: u64,
+    pub(super) asked: u64,
     /// Until when it waits.
-    patience: u64,
+    pub(super) patience: u64,
 }
 
 impl Default for Reading {
@@ -80,10 +61,10 @@ impl Default for Reading {
 }
 
 /// What was seen of a request before any of it is sent.
-struct Ahead {
-    nature: Nature,
+pub(super) struct Ahead {
+    pub(super) nature: Nature,
     /// Its length in bytes.
-    len: usize,
+    pub(super) len: usize,
     /// A replica has refused it before.
     remembered: bool,
 }
@@ -124,13 +105,6 @@ impl Session {
         reading.asked = 0;
         self.pool.routed.count(why);
         true
-    }
-
-    fn begin_reading(&mut self) {
-        if self.reading.is_none() {
-            self.reading = Some(Box::default());
-            self.note_reading();
-        }
     }
 
     fn choose(&mut self, cluster: &Arc<Cluster>, ahead: Option<&Ahead>, now: u64) -> (Why, Aim) {
@@ -210,7 +184,7 @@ impl Session {
 
     /// Looks at a whole request: a simple query, or a batch up to its `Sync`. `None`: not all of it has come, or it has
     /// something of which nobody knows beforehand what it does.
-    fn look_ahead(&self, message: &Incoming<'_>) -> Option<Ahead> {
+    pub(super) fn look_ahead(&self, message: &Incoming<'_>) -> Option<Ahead> {
         let bytes = message.read.get(message.at..)?;
         let routing = &self.pool.rules.load().routing;
         let refused = &self.pool.db.refused;
@@ -265,124 +239,6 @@ impl Session {
         }
     }
 
-    /// Whether the request that begins with this message may go to the replica whose server the client has. If not, it
-    /// waits for what is under way, and then for a server of its own.
-    pub(super) fn may_follow(&mut self, message: &Incoming<'_>) -> bool {
-        let Some(link) = &mut self.link else { return true };
-        let machine = &link.server.machine;
-        if machine.batch_is_open() || !link.server.pins.is_empty() || link.exclusive {
-            return true;
-        }
-        if matches!(link.trial, Trial::None) {
-            // What the client has just set may be where it wants to go.
-            link.parting = link.audit.is_some() && link.audit_matters;
-            return !link.parting;
-        }
-        if !matches!(message.tag, b'Q' | b'P' | b'B' | b'D' | b'C' | b'E' | b'F' | b'S' | b'H') {
-            return true;
-        }
-        if machine.requests_owed() > 0 {
-            link.stalled = true;
-            return false;
-        }
-        if machine.status() != TxStatus::Idle {
-            return true;
-        }
-        match link.trial {
-            Trial::Over(_) => {
-                link.parting = true;
-                false
-            }
-            _ => {
-                self.begin_trial(message);
-                true
-            }
-        }
-    }
-
-    fn begin_trial(&mut self, message: &Incoming<'_>) {
-        let ahead = self.look_ahead(message);
-        let auto = self.reading.as_ref().is_some_and(|reading| reading.why != Why::RouteReplica);
-        let Some(link) = &mut self.link else { return };
-        link.trial = match ahead {
-            Some(ahead) if ahead.nature.only_reads() => Trial::Armed(Box::new(Armed {
-                request: message.read[message.at..message.at + ahead.len].to_vec(),
-                reply: Vec::new(),
-                movable: auto,
-                refused: false,
-                fatal: false,
-            })),
-            _ => Trial::Over(Vec::new()), // the client's own wish: it hears what the replica says
-        };
-    }
-
-    /// The replica has refused the request, which another host answers then.
-    pub(super) fn move_to_primary(&mut self) {
-        let Some(link) = &mut self.link else { return };
-        link.parting = true;
-        let Trial::Armed(trial) = std::mem::replace(&mut link.trial, Trial::Over(Vec::new())) else { return };
-        let cluster = self.pool.cluster();
-        self.remember(&trial.request);
-        if let Some(reading) = self.reading.as_mut().filter(|_| cluster.is_some()) {
-            reading.refused = true;
-        }
-        self.take_again(trial.request);
-    }
-
-    /// The client's server was lost. True: the client need not notice, because nothing was under way, or what was goes to
-    /// another host.
-    pub(super) fn survives_loss(&mut self) -> bool {
-        let survives =
-            |link: &super::Link| matches!(link.trial, Trial::Armed(_)) || link.has_nothing_to_lose();
-        if self.leaving || !self.pool.is_clustered() || !self.link.as_ref().is_some_and(survives) {
-            return false;
-        }
-        let Some(mut link) = self.link.take() else { return false };
-        let trial = std::mem::take(&mut link.trial);
-        self.unlinked();
-        self.local.cancels.take();
-        if let (Some(reading), Some(site)) = (&mut self.reading, &link.server.pool().site) {
-            reading.without |= bit(&site.member);
-        }
-        let mut server = link.into_server();
-        server.machine.lose();
-        server.close("server conn crashed?");
-        self.unpin();
-        let _ = self.note_pins(); // there are no more than before
-        match trial {
-            Trial::Armed(trial) => self.take_again(trial.request),
-            _ => self.resume = !self.input.is_empty(),
-        }
-        true
-    }
-
-    /// The request comes to its turn once more, as if the client sent it now.
-    fn take_again(&mut self, mut request: Vec<u8>) {
-        for (tag, body) in messages(&request) {
-            if let (b'P', Some((name, _))) = (tag, split_name(body))
-                && !name.is_empty()
-            {
-                self.statements.retract(name); // or it would be one too many
-            }
-        }
-        request.append(&mut self.input);
-        self.input = request;
-        self.resume = true;
-    }
-
-    /// Requests like this one are not tried at a replica any more.
-    pub(super) fn remember(&self, request: &[u8]) {
-        for (tag, body) in messages(request) {
-            let text = match tag {
-                b'B' => self.statements.bound(body).map_or(&[][..], |(text, ..)| text),
-                _ => sent_text(tag, body),
-            };
-            if !text.is_empty() {
-                self.pool.db.refused.insert(self.worker.fingerprints.of(text));
-            }
-        }
-    }
-
     /// The pool at the replica has no server for the request at hand, and will have none soon.
     pub(super) fn try_elsewhere(&mut self, pool: &Pool) {
         if let (Some(reading), Some(site)) = (&mut self.reading, &pool.site) {
@@ -422,178 +278,14 @@ impl Session {
         self.worker.stamp();
         Ok(())
     }
-
-    /// The client has written: what it reads from now on includes that.
-    pub(super) fn note_write(&mut self) {
-        if !self.follows.routes {
-            return;
-        }
-        if let (Some(reading), Some(cluster)) = (&self.reading, self.pool.cluster()) {
-            reading.causal.wrote(self.worker.shared.clock.micros());
-            cluster.wants_sample();
-        }
-    }
-
-    /// The bytes that a client has sent, if it asks for its causality token there: with a question in its place that the
-    /// primary can answer.
-    pub(super) fn with_token(&self, input: &[u8]) -> Option<Vec<u8>> {
-        let token = b"causal_token";
-        let may_ask = self.follows.routes && self.cutter.at_boundary();
-        if !may_ask || !input.windows(token.len()).any(|word| word.eq_ignore_ascii_case(token)) {
-            return None;
-        }
-        let (mut out, mut at) = (Vec::new(), 0);
-        for (tag, body) in messages(input) {
-            let end = at + HEADER_LEN + body.len();
-            if matches!(tag, b'Q' | b'P') && asks_for_token(sent_text(tag, body)) {
-                let name = if tag == b'P' { split_name(body).map_or(&[][..], |(name, _)| name) } else { &[] };
-                put(&mut out, tag, |out| {
-                    if tag == b'P' {
-                        out.extend_from_slice(name);
-                        out.push(0);
-                    }
-                    out.extend_from_slice(TOKEN_SQL.as_bytes());
-                    out.extend_from_slice(if tag == b'P' { b"\0\0\0" } else { b"\0" });
-                });
-            } else {
-                out.extend_from_slice(&input[at..end]);
-            }
-            at = end;
-        }
-        out.extend_from_slice(&input[at..]);
-        Some(out)
-    }
-
-    /// Its server's host is no more what it was when the client got that server. Ends what can't go on: nobody may write to
-    /// a former primary.
-    pub(super) fn heed_roles(&mut self) -> Option<End> {
-        let cluster = self.pool.cluster()?;
-        let link = self.link.as_ref()?;
-        match &link.server.pool().site {
-            Some(site) => {
-                if !cluster.is_usable(&site.member) {
-                    self.survives_loss();
-                }
-                None
-            }
-            None => {
-                let info = &link.server.info;
-                let primary = cluster.primary()?;
-                if (&primary.host, primary.port) == (&info.host, info.port) {
-                    return None;
-                }
-                let begun = link.query_since != 0 || link.xact_since != 0;
-                let keeps = begun || !link.has_nothing_to_lose();
-                if !keeps {
-                    self.survives_loss();
-                }
-                keeps.then(|| self.lost_server("another host has become the primary"))
-            }
-        }
-    }
-
-    /// What a client is told whose server is gone. A transaction that was being committed may have been.
-    pub(super) fn lost(&self, why: &str) -> Refusal {
-        let Some(link) = &self.link else { return Refusal::fatal("server conn crashed?") };
-        let text = link.server.info.text();
-        let nature = Nature::from(sql::scan(&text).access);
-        let commits = link.query_since != 0
-            && match link.server.machine.status() {
-                TxStatus::Idle => !nature.only_reads(),
-                TxStatus::Open => nature.transaction == sql::Transaction::Ends,
-                TxStatus::Failed => false,
-            };
-        let refusal: Refusal = match commits {
-            true => ErrorMessage::fatal(
-                SqlState::STATEMENT_COMPLETION_UNKNOWN,
-                format!("the server connection was lost while the transaction was being committed: {why}"),
-            )
-            .with_detail("It is not known whether the transaction was committed.")
-            .with_hint("Look whether its changes are there before you repeat it.")
-            .into(),
-            false => ErrorMessage::fatal(SqlState::ADMIN_SHUTDOWN, format!("terminating connection: {why}"))
-                .with_detail("The transaction, if one was open, was rolled back.")
-                .into(),
-        };
-        refusal.because("server lost")
-    }
-
-    /// Takes over what the client's settings say of hosts.
-    pub(super) fn note_reading(&mut self) {
-        let Some(mut reading) = self.reading.take() else { return };
-        let settings = self.settings.values();
-        reading.route = settings.get(ROUTE).and_then(|word| Route::of(word));
-        if let (Some(key), Some(cluster)) = (settings.get(CAUSAL_KEY), self.pool.cluster()) {
-            reading.causal = cluster.keys().of(key);
-        }
-        let said = self.pool.welcome();
-        let reported = |name: &str| {
-            let said = said.as_ref()?;
-            said.untracked.iter().find(|(said, _)| said == name).map(|(_, value)| value.as_str())
-        };
-        let now = |name: &str| settings.get(name).map(|value| &**value).or_else(|| reported(name));
-        reading.defaults = Defaults {
-            read_only: now("default_transaction_read_only") == Some("on"),
-            serializable: now("default_transaction_isolation") == Some("serializable"),
-        };
-        self.reading = Some(reading);
-    }
-
-    /// Takes over a setting of a text that runs, before an audit tells.
-    pub(super) fn note_own_setting(&mut self, name: &[u8], value: Option<&str>) {
-        if !self.follows.routes {
-            return;
-        }
-        let cluster = self.pool.cluster();
-        let Some(cluster) = cluster else { return };
-        self.begin_reading();
-        let Some(reading) = &mut self.reading else { return };
-        let mut wrong = None;
-        match name {
-            name if name == ROUTE.as_bytes() => {
-                let route = value.map(Route::of);
-                if route == Some(None) {
-                    wrong = Some((ROUTE, ROUTES));
-                }
-                reading.route = route.flatten();
-            }
-            name if name == CAUSAL_KEY.as_bytes() => {
-                reading.causal = match value {
-                    Some(key) if !key.is_empty() => cluster.keys().of(key),
-                    _ => Arc::default(),
-                };
-            }
-            name if name == CAUSAL_TOKEN.as_bytes() => {
-                match value.map(str::trim).filter(|value| !value.is_empty()).map(str::parse) {
-                    Some(Ok(lsn)) => reading.causal.must_see(lsn, cluster.epoch()),
-                    Some(Err(_)) => wrong = Some((CAUSAL_TOKEN, TOKENS)),
-                    None => {}
-                }
-            }
-            _ => {}
-        }
-        if let Some((name, hint)) = wrong {
-            self.warn_of_value(format!("this value of {name} is none: it has no effect"), hint);
-        }
-    }
 }
 
-/// `SHOW pgferry.causal_token`, and nothing else.
-fn asks_for_token(text: &[u8]) -> bool {
-    let text = text.trim_ascii().strip_suffix(b";").unwrap_or(text.trim_ascii());
-    let mut words = text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-    let is = |word: Option<&[u8]>, other: &str| {
-        word.is_some_and(|word| word.eq_ignore_ascii_case(other.as_bytes()))
-    };
-    is(words.next(), "show") && is(words.next(), CAUSAL_TOKEN) && words.next().is_none()
-}
-
-fn bit(member: &Member) -> u64 {
+pub(super) fn bit(member: &Member) -> u64 {
     1 << (member.index % 64)
 }
 
 /// Whole messages, by tag and body.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     std::iter::from_fn(move || {
         let (header, _) = bytes.split_first_chunk::<HEADER_LEN>()?;
         let [tag, length @ ..] = *header;

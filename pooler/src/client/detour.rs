@@ -1,0 +1,189 @@
+//! What becomes of a request that can't stay at the host where it went: it is answered by another, where nothing is lost by
+//! that, or the client is told.
+
+use protocol::error_fields::ErrorMessage;
+use protocol::message::TxStatus;
+use protocol::sqlstate::SqlState;
+
+use super::deadline::sent_text;
+use super::request::Incoming;
+use super::route::{bit, messages};
+use super::trial::{Armed, Trial};
+use super::{End, Session};
+use crate::error::Refusal;
+use crate::prepared::split_name;
+use crate::routing::{Nature, Why};
+
+impl Session {
+    /// Whether the request that begins with this message may go to the replica whose server the client has. If not, it
+    /// waits for what is under way, and then for a server of its own.
+    pub(super) fn may_follow(&mut self, message: &Incoming<'_>) -> bool {
+        let Some(link) = &mut self.link else { return true };
+        let machine = &link.server.machine;
+        if machine.batch_is_open() || !link.server.pins.is_empty() || link.exclusive {
+            return true;
+        }
+        if matches!(link.trial, Trial::None) {
+            // What the client has just set may be where it wants to go.
+            link.parting = link.audit.is_some() && link.audit_matters;
+            return !link.parting;
+        }
+        if !matches!(message.tag, b'Q' | b'P' | b'B' | b'D' | b'C' | b'E' | b'F' | b'S' | b'H') {
+            return true;
+        }
+        if machine.requests_owed() > 0 {
+            link.stalled = true;
+            return false;
+        }
+        if machine.status() != TxStatus::Idle {
+            return true;
+        }
+        match link.trial {
+            Trial::Over(_) => {
+                link.parting = true;
+                false
+            }
+            _ => {
+                self.begin_trial(message);
+                true
+            }
+        }
+    }
+
+    fn begin_trial(&mut self, message: &Incoming<'_>) {
+        let ahead = self.look_ahead(message);
+        let auto = self.reading.as_ref().is_some_and(|reading| reading.why != Why::RouteReplica);
+        let Some(link) = &mut self.link else { return };
+        link.trial = match ahead {
+            Some(ahead) if ahead.nature.only_reads() => Trial::Armed(Box::new(Armed {
+                request: message.read[message.at..message.at + ahead.len].to_vec(),
+                reply: Vec::new(),
+                movable: auto,
+                refused: false,
+                fatal: false,
+            })),
+            _ => Trial::Over(Vec::new()), // the client's own wish: it hears what the replica says
+        };
+    }
+
+    /// The replica has refused the request, which another host answers then.
+    pub(super) fn move_to_primary(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        link.parting = true;
+        let Trial::Armed(trial) = std::mem::replace(&mut link.trial, Trial::Over(Vec::new())) else { return };
+        let cluster = self.pool.cluster();
+        self.remember(&trial.request);
+        if let Some(reading) = self.reading.as_mut().filter(|_| cluster.is_some()) {
+            reading.refused = true;
+        }
+        self.take_again(trial.request);
+    }
+
+    /// The client's server was lost. True: the client need not notice, because nothing was under way, or what was goes to
+    /// another host.
+    pub(super) fn survives_loss(&mut self) -> bool {
+        let survives =
+            |link: &super::Link| matches!(link.trial, Trial::Armed(_)) || link.has_nothing_to_lose();
+        if self.leaving || !self.pool.is_clustered() || !self.link.as_ref().is_some_and(survives) {
+            return false;
+        }
+        let Some(mut link) = self.link.take() else { return false };
+        let trial = std::mem::take(&mut link.trial);
+        self.unlinked();
+        self.local.cancels.take();
+        if let (Some(reading), Some(site)) = (&mut self.reading, &link.server.pool().site) {
+            reading.without |= bit(&site.member);
+        }
+        let mut server = link.into_server();
+        server.machine.lose();
+        server.close("server conn crashed?");
+        self.unpin();
+        let _ = self.note_pins(); // there are no more than before
+        match trial {
+            Trial::Armed(trial) => self.take_again(trial.request),
+            _ => self.resume = !self.input.is_empty(),
+        }
+        true
+    }
+
+    /// The request comes to its turn once more, as if the client sent it now.
+    fn take_again(&mut self, mut request: Vec<u8>) {
+        for (tag, body) in messages(&request) {
+            if let (b'P', Some((name, _))) = (tag, split_name(body))
+                && !name.is_empty()
+            {
+                self.statements.retract(name); // or it would be one too many
+            }
+        }
+        request.append(&mut self.input);
+        self.input = request;
+        self.resume = true;
+    }
+
+    /// Requests like this one are not tried at a replica any more.
+    pub(super) fn remember(&self, request: &[u8]) {
+        for (tag, body) in messages(request) {
+            let text = match tag {
+                b'B' => self.statements.bound(body).map_or(&[][..], |(text, ..)| text),
+                _ => sent_text(tag, body),
+            };
+            if !text.is_empty() {
+                self.pool.db.refused.insert(self.worker.fingerprints.of(text));
+            }
+        }
+    }
+
+    /// Its server's host is no more what it was when the client got that server. Ends what can't go on: nobody may write to
+    /// a former primary.
+    pub(super) fn heed_roles(&mut self) -> Option<End> {
+        let cluster = self.pool.cluster()?;
+        let link = self.link.as_ref()?;
+        match &link.server.pool().site {
+            Some(site) => {
+                if !cluster.is_usable(&site.member) {
+                    self.survives_loss();
+                }
+                None
+            }
+            None => {
+                let info = &link.server.info;
+                let primary = cluster.primary()?;
+                if (&primary.host, primary.port) == (&info.host, info.port) {
+                    return None;
+                }
+                let begun = link.query_since != 0 || link.xact_since != 0;
+                let keeps = begun || !link.has_nothing_to_lose();
+                if !keeps {
+                    self.survives_loss();
+                }
+                keeps.then(|| self.lost_server("another host has become the primary"))
+            }
+        }
+    }
+
+    /// What a client is told whose server is gone. A transaction that was being committed may have been.
+    pub(super) fn lost(&self, why: &str) -> Refusal {
+        let Some(link) = &self.link else { return Refusal::fatal("server conn crashed?") };
+        let text = link.server.info.text();
+        let nature = Nature::from(sql::scan(&text).access);
+        let commits = link.query_since != 0
+            && match link.server.machine.status() {
+                TxStatus::Idle => !nature.only_reads(),
+                TxStatus::Open => nature.transaction == sql::Transaction::Ends,
+                TxStatus::Failed => false,
+            };
+        let refusal: Refusal = match commits {
+            true => ErrorMessage::fatal(
+                SqlState::STATEMENT_COMPLETION_UNKNOWN,
+                format!("the server connection was lost while the transaction was being committed: {why}"),
+            )
+            .with_detail("It is not known whether the transaction was committed.")
+            .with_hint("Look whether its changes are there before you repeat it.")
+            .into(),
+            false => ErrorMessage::fatal(SqlState::ADMIN_SHUTDOWN, format!("terminating connection: {why}"))
+                .with_detail("The transaction, if one was open, was rolled back.")
+                .into(),
+        };
+        refusal.because("server lost")
+    }
+}
