@@ -1,17 +1,20 @@
 //! Looks at one host, again and again, over one connection that is kept.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use protocol::error_fields::ErrorFields;
 use protocol::message::{self, TxStatus};
+use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use super::sighting::QUESTION;
 use super::{Cluster, Member, Sighting};
 use crate::answers::{self, Values};
-use crate::net::Conversation;
+use crate::config::Host;
+use crate::net::{Conversation, Peer};
 use crate::pool::Pool;
 use crate::server::{self, ConnectError};
 
@@ -53,6 +56,8 @@ struct State {
     connection: Option<Conversation>,
     /// Logins that were refused in turn; each is tried by another pool, if there is one.
     refused: u32,
+    /// Its name is being looked up, to see whether the host has moved.
+    resolving: Option<JoinHandle<Result<Vec<SocketAddr>, ConnectError>>>,
 }
 
 impl Probe {
@@ -101,8 +106,29 @@ impl State {
         look
     }
 
+    /// The host's name stands for other addresses than the one that is connected. The answer is that of the last question,
+    /// so that no look waits for the resolver, and the resolver is asked when what it has said counts no more.
+    async fn has_moved(&mut self, cluster: &Cluster, member: &Member) -> bool {
+        let remote = self.connection.as_ref().map(|connection| connection.stream.remote());
+        let (Host::Tcp(name), Some(Peer::Tcp(at))) = (&member.host, remote) else { return false };
+        if name.parse::<IpAddr>().is_ok() || self.resolving.as_ref().is_some_and(|asked| !asked.is_finished())
+        {
+            return false;
+        }
+        let said = match self.resolving.take() {
+            Some(asked) => asked.await.ok(),
+            None => None,
+        };
+        let (shared, name, port) = (cluster.shared.clone(), name.clone(), member.port);
+        self.resolving = Some(spawn_local(async move { shared.addresses(&name, port).await }));
+        matches!(said, Some(Ok(addresses)) if !addresses.iter().any(|address| address.ip() == at.ip()))
+    }
+
     /// Over the connection there is, else over a new one: that one was closed says nothing of the host.
     async fn look_in_time(&mut self, cluster: &Cluster, member: &Member) -> Look {
+        if self.has_moved(cluster, member).await {
+            self.connection = None;
+        }
         if let Some(connection) = &mut self.connection {
             match ask(cluster, connection).await {
                 Ok(look) => return look,
