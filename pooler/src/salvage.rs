@@ -61,7 +61,12 @@ async fn salvage(
     let pool = server.pool().clone();
     let state = if cancels.is_some() { ServerState::BeingCanceled } else { ServerState::Tested };
     server.info.set_state(state);
-    let cleaned = tokio::time::timeout(SALVAGE_TIMEOUT, clean(&mut server, cancels)).await;
+    let info = server.info.clone();
+    let cleaned = tokio::select! {
+        biased;
+        () = pool.left_behind(&info) => Ok(Err("another host has become the primary")),
+        cleaned = tokio::time::timeout(SALVAGE_TIMEOUT, clean(&mut server, cancels)) => cleaned,
+    };
     drop(counted);
     match cleaned {
         Ok(Ok(())) if server.is_used() || pool.rules.load().must_reset() => {

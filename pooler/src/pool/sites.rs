@@ -107,6 +107,18 @@ impl Pool {
         self.order_pump();
     }
 
+    /// Returns when a server's host is the primary no more and another one is: what is still there is not worth a wait,
+    /// and counts for nothing at the host that its place is wanted for. Never, where hosts are not observed.
+    ///
+    /// Cancel safe.
+    pub(crate) async fn left_behind(&self, info: &ServerInfo) {
+        let cluster = self.cluster().filter(|_| self.site.is_none());
+        let Some(cluster) = cluster else { return std::future::pending().await };
+        let mut observed = cluster.observed();
+        let is_there = |primary: Arc<Member>| (&primary.host, primary.port) == (&info.host, info.port);
+        while cluster.primary().is_none_or(is_there) && observed.changed().await.is_ok() {}
+    }
+
     /// Which of its hosts is the primary has changed: nothing new is begun where it was.
     pub(crate) fn primary_changed(self: &Arc<Self>) {
         self.renew("another primary");

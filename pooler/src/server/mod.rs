@@ -390,7 +390,7 @@ impl Drop for Server {
             message::terminate(&mut bye);
             stream.send_last(&bye);
         }
-        let closing = wait_for_end(stream, self.pool.clone(), permit);
+        let closing = wait_for_end(stream, self.pool.clone(), self.info.clone(), permit);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(closing);
         }
@@ -399,13 +399,16 @@ impl Drop for Server {
 
 /// A server's place in the counts is free only when the backend is gone, which it says by closing its end; otherwise
 /// the server would see more connections than the limits allow.
-async fn wait_for_end(mut stream: Stream, pool: Arc<Pool>, permit: Permit) {
+async fn wait_for_end(mut stream: Stream, pool: Arc<Pool>, info: Arc<ServerInfo>, permit: Permit) {
     let gone = async {
         let _ = stream.shutdown().await;
         let mut buf = vec![0u8; 1024];
         while matches!(stream.read(&mut buf).await, Ok(n) if n > 0) {}
     };
-    let _ = tokio::time::timeout(LEAVE_TIMEOUT, gone).await;
+    tokio::select! {
+        _ = tokio::time::timeout(LEAVE_TIMEOUT, gone) => {}
+        () = pool.left_behind(&info) => {}
+    }
     drop(stream);
     drop(permit);
     pool.place_is_free();
