@@ -149,7 +149,8 @@ fn the_primary_freezes_and_thaws_behind_another() {
         thread::sleep(Duration::from_millis(500));
         heir(&fleet).promote();
         let promoted = Instant::now();
-        thread::sleep(MEANWHILE);
+        eventually("the new primary is written to", SOON, || inserts_logged(heir(&fleet)) > 0);
+        thread::sleep(Duration::from_secs(1));
         let before = inserts_logged(&fleet.set.primary);
         fleet.set.primary.thaw();
         thread::sleep(MEANWHILE);

@@ -10,6 +10,7 @@ mod health;
 mod ledger;
 mod modes;
 mod patroni;
+mod roles;
 mod routing;
 mod shown;
 
