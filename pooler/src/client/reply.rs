@@ -117,6 +117,13 @@ impl Session {
             }
         });
         let (answered, refused) = (out.readies > 0, out.refused);
+        if answered
+            && (link.wrote || !self.follows.state)
+            && let Some(reading) = &self.reading
+        {
+            // Before the client hears of it: another one with its causality key may ask at once.
+            reading.causal.wrote(worker.shared.clock.micros());
+        }
         let mut moves = false;
         let sent = match (out.bytes.bytes(input), &mut link.trial) {
             (bytes, Trial::Armed(trial)) => {
