@@ -306,14 +306,13 @@ struct Lost {
 }
 
 impl Lost {
-    fn start(certainty: &str) -> Lost {
+    fn start() -> Lost {
         let set = Arc::new(Replicas::start(1));
         let database = super::database_of(&set, ledger::SETUP);
         let tap = Tap::start(set.primary.address());
         let hosts = super::line(tap.port(), &[set.replicas[0].port()], &database);
         let pooler = crate::common::pooler()
             .setting("read_routing", "auto")
-            .setting("commit_certainty", certainty)
             .database_line(database.name(), &hosts)
             .start();
         super::wait_until_known(&pooler, database.name(), 1);
@@ -374,25 +373,11 @@ impl Lost {
 /// Nobody knows: `40003`, whatever has happened.
 #[test]
 fn a_commit_whose_answer_is_lost() {
-    let lost = Lost::start("off");
+    let lost = Lost::start();
     for (id, arrives) in [(1, true), (2, false)] {
         let (_, messages) = lost.commit(id, arrives);
         assert_eq!(Reply(messages).error_code(), "40003");
         assert_eq!(lost.is_there(id), arrives);
     }
     assert_eq!(lost.fleet.connect().scalar("select count(*) from ledger"), "1");
-}
-
-/// `commit_certainty`: PostgreSQL is asked, and the client told how it was.
-#[test]
-fn a_commit_whose_answer_is_lost_and_found() {
-    let lost = Lost::start("on");
-    let (mut client, messages) = lost.commit(1, true);
-    let reply = Reply(messages);
-    assert_eq!((reply.commands(), reply.status()), (vec!["COMMIT".to_string()], Some(b'I')), "{reply:?}");
-    assert_eq!(client.scalar("select count(*) from ledger"), "1");
-    let (_, messages) = lost.commit(2, false);
-    let reply = Reply(messages);
-    assert!(reply.error().is_some_and(|error| error.code() != "40003"), "{reply:?}");
-    assert!(!lost.is_there(2));
 }

@@ -46,6 +46,8 @@ fn sighting(timeline: &Timeline, number: u32) -> Vec<u8> {
         Some("7400000000000000001"),
         Some("8192"),
         Some("16777216"),
+        Some("0/3000028"),
+        Some("1000"),
     ];
     let names: Vec<String> = (0..values.len()).map(|number| format!("c{number}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
