@@ -9,6 +9,7 @@ use support::frontend::*;
 use support::message::Fields;
 use support::pooler::{Pooler, PoolerBuilder};
 use support::postgres::{Database, Postgres, USER};
+use support::proc;
 use support::scripted::ScriptedServer;
 use support::tap::Tap;
 use support::tools::Tool;
@@ -328,6 +329,9 @@ fn clients_leave_descriptors_to_servers() {
     let mut inside: Vec<Client> = (0..3).map(|_| Client::login(&target)).collect();
     inside[0].execute("begin");
     let many: Vec<Client> = (0..16 * RESERVED).map(|_| Client::open(&target.address)).collect();
+    eventually("all are accepted", Duration::from_secs(30), || {
+        proc::open_files(pooled.pooler.pid()).is_some_and(|open| open > many.len() + inside.len())
+    });
     pooled.pooler.allow_files(RESERVED + ROOM);
     let mut outside: Vec<Client> = (0..ROOM + 5).map(|_| Client::open(&target.address)).collect();
     outside.iter_mut().for_each(|client| client.send(target.startup()));
