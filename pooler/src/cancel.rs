@@ -23,7 +23,7 @@ use crate::pool::Pool;
 use crate::server::{ServerInfo, dial_again};
 use crate::shared::Shared;
 use crate::tls::ServerTls;
-use crate::worker::{Local, Order, Worker};
+use crate::worker::{Local, Order, Waits, Worker};
 
 /// Cancel requests for what one server does while one client has it. They are numbered in the order in which they come.
 #[derive(Debug, Default)]
@@ -165,11 +165,14 @@ pub(crate) async fn cancel(
     statement: Option<u64>,
     done: oneshot::Sender<()>,
 ) {
-    let pool = &local.info.pool;
-    if let Some(ticket) = local.ticket.get() {
+    let late = local.waits.borrow().as_ref().map(|waits| match waits {
         // A server may have been granted already; its session sees to it when it takes that.
-        local.cancelled_late.set(!pool.cancel_wait(worker.index, ticket));
-        return;
+        Waits::InQueue(pool, ticket) => !pool.cancel_wait(worker.index, *ticket),
+        Waits::ForReplica => true,
+    });
+    if let Some(late) = late {
+        local.cancelled_late.set(late);
+        return local.wake();
     }
     let request = local.request.get();
     let target = local.server.borrow().clone();

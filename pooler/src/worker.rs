@@ -127,21 +127,29 @@ pub(crate) enum Leaving {
     Drains,
 }
 
+/// Where a request waits for a server.
+pub(crate) enum Waits {
+    /// In a pool's queue, at this place.
+    InQueue(Arc<Pool>, u64),
+    /// For a replica that may serve it, in no queue.
+    ForReplica,
+}
+
 /// What the worker's other tasks may know and do of a session.
 pub(crate) struct Local {
     pub(crate) info: Arc<ClientInfo>,
     /// Set to end the session; it is woken.
     ended: RefCell<Option<Refusal>>,
     waker: RefCell<Option<Waker>>,
-    /// Its place in the queue, if it waits.
-    pub(crate) ticket: Cell<Option<u64>>,
+    /// Where it waits, if it does.
+    pub(crate) waits: RefCell<Option<Waits>>,
     /// The server it is linked to.
     pub(crate) server: RefCell<Option<Arc<ServerInfo>>>,
     /// Counts requests, so that a cancel can tell whether the one it was meant for is still the one that runs.
     pub(crate) request: Cell<u64>,
     /// It waits so long that it is to be told.
     pub(crate) long_wait: Cell<bool>,
-    /// The wait was cancelled when a server had been granted already.
+    /// The wait was cancelled when a server had been granted already, or there was no queue.
     pub(crate) cancelled_late: Cell<bool>,
     /// Its server is to be closed.
     pub(crate) outdated: Cell<bool>,
@@ -179,7 +187,7 @@ impl Local {
             info,
             ended: RefCell::default(),
             waker: RefCell::default(),
-            ticket: Cell::default(),
+            waits: RefCell::default(),
             server: RefCell::default(),
             request: Cell::default(),
             long_wait: Cell::default(),

@@ -12,7 +12,7 @@ use support::wait::{eventually, free_port, patient};
 use support::wire::Client;
 
 use super::{Fleet, PORT, SOON, database_of, eventual, last_value, quiet_set};
-use crate::console::{Row, table};
+use crate::console::{Row, rows_where, table};
 use crate::probe::StopAtEnd;
 
 const SETUP: &str = "create table t (id int primary key, v text); insert into t values (1, 'one')";
@@ -303,4 +303,49 @@ fn a_frozen_primary() {
         writer.query("update t set v = 'again' where id = 1").error().is_none()
     });
     assert_eq!(fleet.database.scalar("select v from t where id = 1"), "again");
+}
+
+/// Who waits for a replica can change its mind: a cancel request ends the wait, not the session; and who leaves is gone.
+#[test]
+fn clients_that_wait_for_a_replica() {
+    let fleet = Fleet::own(1, SETUP, |builder| watchful(builder).setting("replica_fallback", "error"));
+    let (mut client, mut leaving) = (fleet.connect(), fleet.connect());
+    assert_eq!(fleet.reads_at(&mut client), 1);
+    fleet.set.replicas[0].stop(Stop::Immediate);
+    eventually("it is out", SOON, || breaker(&fleet.shown()[1]) == "open");
+    let waiting = || {
+        let name = fleet.database.name();
+        let rows = rows_where(&mut fleet.pooler.console(), "CLIENTS", "database", name);
+        rows.iter().filter(|row| row.text("state") == "waiting").count()
+    };
+    client.send(query("select 'waits'"));
+    leaving.send(query("select 'leaves'"));
+    eventually("they wait", SOON, || waiting() == 2);
+    leaving.abort();
+    eventually("one has left", SOON, || waiting() == 1);
+    let begin = Instant::now();
+    client.cancel();
+    let reply = client.read_until_ready();
+    assert_eq!((reply.error_code().as_str(), reply.status()), ("57014", Some(b'I')), "{reply:?}");
+    assert_quick(begin, "a cancel");
+    client.execute("update t set v = v where id = 1");
+}
+
+/// The same for one that waits for a server of a pool at a replica.
+#[test]
+fn clients_that_wait_at_a_replica() {
+    let fleet = Fleet::own(1, SETUP, |builder| eventual(builder).setting("default_pool_size", 1));
+    let (mut client, mut other) = (fleet.connect(), fleet.connect());
+    other.execute("begin read only; select count(*) from t");
+    client.send(query("select 'waits'"));
+    eventually("it waits", SOON, || {
+        let name = fleet.database.name();
+        let rows = rows_where(&mut fleet.pooler.console(), "CLIENTS", "database", name);
+        rows.iter().any(|row| row.text("state") == "waiting")
+    });
+    client.cancel();
+    let reply = client.read_until_ready();
+    assert_eq!((reply.error_code().as_str(), reply.status()), ("57014", Some(b'I')), "{reply:?}");
+    other.execute("commit");
+    assert_eq!(client.scalar("select 'goes on'"), "goes on");
 }

@@ -1,18 +1,22 @@
 //! Which host a request goes to.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use protocol::frame::HEADER_LEN;
 
 use super::deadline::sent_text;
 use super::request::Incoming;
+use super::timing::Over;
 use super::{End, Session};
 use crate::cluster::{Causal, Cluster, Member, NoReplica, Wanted};
 use crate::config::{PoolMode, ReadConsistency, ReplicaFallback, Route};
 use crate::pool::Pool;
 use crate::prepared::split_name;
 use crate::routing::{self, Defaults, Nature, Target, Why};
+use crate::worker::Waits;
 
 /// More of a request (bytes) is not looked at before it is sent: it goes to the primary.
 const LONGEST_REQUEST: usize = 64 << 10;
@@ -274,9 +278,36 @@ impl Session {
         }
         // A look now and then, for limits of other kinds.
         let time = Duration::from_micros(patience.saturating_sub(now)).min(Duration::from_millis(100));
-        let _ = self.or_gone(tokio::time::timeout(time, observed.changed())).await?;
+        let local = self.local.clone();
+        let cancelled = poll_fn(|_| match local.cancelled_late.get() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        });
+        let waiting = async {
+            tokio::select! {
+                biased;
+                () = cancelled => {}
+                _ = tokio::time::timeout(time, observed.changed()) => {}
+            }
+        };
+        *self.local.waits.borrow_mut() = Some(Waits::ForReplica);
+        let waited = self.or_gone(waiting).await;
+        *self.local.waits.borrow_mut() = None;
+        waited?;
         self.worker.stamp();
-        Ok(())
+        let (is_cancelled, is_late) = (self.local.cancelled_late.take(), self.request_is_late());
+        if is_cancelled || is_late {
+            self.reading.iter_mut().for_each(|reading| reading.asked = 0);
+        }
+        match is_late {
+            _ if is_cancelled => self.wait_was_cancelled(),
+            true => {
+                self.report_waiting(Over::Request.setting());
+                self.refuse(Some(Over::Request.error()));
+                Ok(())
+            }
+            false => Ok(()),
+        }
     }
 }
 

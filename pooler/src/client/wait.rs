@@ -16,7 +16,7 @@ use crate::error::Refusal;
 use crate::events::LONGEST_SHOWN;
 use crate::pool::{Counting, Crowded, Grant, Place, Pool, WaitLimit};
 use crate::server::{self, IdleServer};
-use crate::worker::Leaving;
+use crate::worker::{Leaving, Waits};
 
 const QUEUED: &str = "No server connection available in postgres backend, client being queued";
 
@@ -109,7 +109,7 @@ impl Session {
             // Nobody would serve this queue.
             return Ok(Some(Grant::Refused(Refusal::fatal("database removed"))));
         }
-        self.local.ticket.set(Some(place.ticket));
+        *self.local.waits.borrow_mut() = Some(Waits::InQueue(pool.clone(), place.ticket));
         pool.pump(&self.worker);
         pool.ask_back(&self.worker);
         self.set_alarm();
@@ -117,7 +117,7 @@ impl Session {
             Some(grant) => Ok(Some(grant)), // of another worker: that is no wait
             None => poll_fn(|cx| self.poll_wait(cx, &mut place)).await,
         };
-        self.local.ticket.set(None);
+        *self.local.waits.borrow_mut() = None;
         let late = self.local.cancelled_late.take();
         match grant? {
             Some(Grant::Server(server)) if late => {
@@ -137,7 +137,7 @@ impl Session {
         Ok(())
     }
 
-    fn wait_was_cancelled(&mut self) -> Result<(), End> {
+    pub(super) fn wait_was_cancelled(&mut self) -> Result<(), End> {
         self.report_waiting(cancel::REASON);
         self.refuse(None);
         Ok(())
