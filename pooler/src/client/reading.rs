@@ -26,6 +26,15 @@ const TOKEN_SQL: &str =
     "SELECT pg_catalog.pg_current_wal_insert_lsn()::pg_catalog.text AS \"pgferry.causal_token\"";
 
 impl Session {
+    /// It comes from another process, which alone knew what it had written: it may have done so just now.
+    pub(super) fn note_past_writes(&mut self) {
+        self.follows = self.what_follows();
+        if self.follows.routes && self.pool.is_clustered() {
+            self.begin_reading();
+            self.note_write();
+        }
+    }
+
     /// The client has written: what it reads from now on includes that.
     pub(super) fn note_write(&mut self) {
         if !self.follows.routes {

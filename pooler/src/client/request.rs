@@ -167,7 +167,7 @@ impl Session {
     }
 
     /// What the rules of this moment say.
-    fn what_follows(&mut self) -> Follows {
+    pub(super) fn what_follows(&mut self) -> Follows {
         let replicates = self.replication.is_some();
         let shares = self.shares_servers();
         let rules = self.rules.now();

@@ -255,6 +255,7 @@ impl Session {
         session.asks_sequences = from.asks_sequences;
         session.listener = listener.map(Box::new);
         session.local.idle_since.set(from.idle_since);
+        session.note_past_writes();
         if let Some((companion, stream)) = from.server.zip(companion) {
             session.bring_along(&companion, stream);
         }
