@@ -2,8 +2,10 @@
 
 use std::net::TcpListener;
 use std::process::Command;
+use std::time::Duration;
 
 use support::peer::Peer;
+use support::wait::eventually;
 use support::wire::Client;
 
 use crate::common::pooled;
@@ -19,7 +21,13 @@ fn a_pooler_answers_a_ping_and_nothing_else_does() {
     let pooled = pooled("", |builder| builder.setting("max_client_conn", 1));
     let tcp = format!("127.0.0.1:{}", pooled.pooler.port());
     let unix = format!("{}/.s.PGSQL.{}", pooled.pooler.dir().display(), pooled.pooler.port());
-    let mut client = pooled.connect(); // the last one that is allowed
+    // The last one that is allowed; whoever has looked whether the pooler is up may not have left in its eyes.
+    let mut client = None;
+    eventually("there is room for a client", Duration::from_secs(10), || {
+        client = Client::try_login(&pooled.target()).ok();
+        client.is_some()
+    });
+    let mut client = client.expect("a client");
     for address in [&tcp, &unix] {
         assert_eq!(ping(address), (true, format!("{address} answers\n")));
     }
