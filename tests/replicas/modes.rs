@@ -236,3 +236,22 @@ fn psql_with_target_session_attrs() {
         }
     }
 }
+
+/// Replicas are taken out of use while the last request of a client was at one: the next is the primary's.
+#[test]
+fn replicas_are_taken_out_of_use() {
+    let mut fleet = Fleet::quiet(SETUP, eventual);
+    let mut client = fleet.connect();
+    let (name, port) = (fleet.database.name().to_owned(), fleet.set.primary.port());
+    let write = format!("update t set v = v returning {PORT}");
+    assert_ne!(fleet.reads_at(&mut client), 0);
+    fleet.pooler.reload(|builder| builder.setting("read_routing", "off"));
+    assert_eq!(fleet.place_of(&client.execute(&write)), 0);
+    assert_eq!(fleet.reads_at(&mut client), 0);
+    fleet.pooler.reload(|builder| builder.setting("read_routing", "auto"));
+    eventually("replicas are read from", SOON, || fleet.reads_at(&mut client) != 0);
+    let alone = format!("host=127.0.0.1 port={port} dbname={name}");
+    fleet.pooler.reload(|builder| builder.database_line(&name, &alone));
+    assert_eq!(fleet.place_of(&client.execute(&write)), 0);
+    assert_eq!(fleet.reads_at(&mut client), 0);
+}

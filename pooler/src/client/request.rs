@@ -212,7 +212,8 @@ impl Session {
             if self.refuses_new_work() {
                 return Err(End::Refused(Refusal::fatal("server shutting down")));
             }
-            if (self.follows.routes && !self.aim(&message)) || !self.link_now(now) {
+            let chooses = self.follows.routes || self.reading.is_some();
+            if (chooses && !self.aim(&message)) || !self.link_now(now) {
                 if tag == b'B'
                     && let Some((text, ..)) = self.statements.bound(&message.bytes[HEADER_LEN..])
                 {

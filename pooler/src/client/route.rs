@@ -64,6 +64,13 @@ impl Default for Reading {
     }
 }
 
+impl Reading {
+    /// There is nothing to choose from any more: every request is for the pool itself.
+    fn end_choice(&mut self) {
+        (self.target, self.why, self.asked) = (None, Why::Off, 0);
+    }
+}
+
 /// What was seen of a request before any of it is sent.
 pub(super) struct Ahead {
     pub(super) nature: Nature,
@@ -89,7 +96,10 @@ impl Session {
 
     /// Decides where the request goes that begins with this message. False: it has to wait for a replica.
     pub(super) fn aim(&mut self, message: &Incoming<'_>) -> bool {
-        let Some(cluster) = self.pool.cluster() else { return true };
+        let Some(cluster) = self.pool.cluster().filter(|_| self.follows.routes) else {
+            self.reading.iter_mut().for_each(|reading| reading.end_choice());
+            return true;
+        };
         let now = self.worker.now();
         self.begin_reading();
         let ahead = self.look_ahead(message);
