@@ -415,6 +415,32 @@ fn writes_of_every_form_are_seen() {
     assert_eq!(read(&fleet, &mut client, 1).0, "99");
 }
 
+/// A write whose text is not kept anywhere when it runs, and one that asks a sequence as well.
+#[test]
+fn writes_that_are_hard_to_see_are_seen() {
+    let fleet = behind(LATE, |builder| session(builder).setting("max_prepared_statements", 0));
+    let mut client = fleet.connect();
+    for value in 1..=3 {
+        eventually("a replica has caught up", SOON, || read(&fleet, &mut client, 1).1 != 0);
+        assert_eq!(extended(&mut client, &format!("update t set v = {value} where id = 1")).error(), None);
+        assert_eq!(read(&fleet, &mut client, 1).0, value.to_string());
+    }
+
+    let fleet = behind(LATE, |builder| session(builder).setting("default_pool_size", 1));
+    fleet.database.sql("create sequence s; grant all on sequence s to public");
+    let (mut client, mut other) = (fleet.connect(), fleet.connect());
+    let before = fleet.shown()[0].text("lsn").to_owned();
+    client.execute("select nextval('s')");
+    eventually("replicas have the sequence, and the pooler knows", SOON, || {
+        let lsns: Vec<String> = fleet.shown().iter().map(|row| row.text("lsn").to_owned()).collect();
+        lsns[0] != before && lsns.iter().all(|lsn| *lsn == lsns[0])
+    });
+    client.execute("update t set v = currval('s') where id = 2");
+    // It wants the server that the client would have kept for its sequence.
+    other.execute("update t set v = 0 where id = 3");
+    assert_eq!(read(&fleet, &mut client, 2).0, "1");
+}
+
 /// The settings of one database count for it alone.
 #[test]
 fn consistency_by_database() {

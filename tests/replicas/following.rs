@@ -229,3 +229,22 @@ fn notifications() {
     sender.execute("notify news, 'second'");
     listener.expect_silence(Duration::from_millis(100));
 }
+
+/// What a client sets in the extended protocol stays its own where nobody keeps its statements, whether it comes in one
+/// batch or in two.
+#[test]
+fn settings_without_statements() {
+    let fleet = Fleet::quiet(SETUP, |builder| {
+        builder.setting("max_prepared_statements", 0).setting("default_pool_size", 1)
+    });
+    let (mut client, mut other) = (fleet.connect(), fleet.connect());
+    let shown = "select current_setting('work_mem') from t where id = 1 for update";
+    client.send([batch("set work_mem = '7MB'"), sync()].concat());
+    assert_eq!(client.read_until_ready().error(), None);
+    assert_eq!((other.scalar(shown), client.scalar(shown)), ("4MB".into(), "7MB".into()));
+    client.send([parse("", "set work_mem = '8MB'", &[]), sync()].concat());
+    client.read_until_ready();
+    client.send([bind("", "", &[]), execute("", 0), sync()].concat());
+    assert_eq!(client.read_until_ready().error(), None);
+    assert_eq!((other.scalar(shown), client.scalar(shown)), ("4MB".into(), "8MB".into()));
+}

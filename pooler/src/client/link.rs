@@ -126,6 +126,12 @@ impl Link {
         !begun && !bound && !unknown && !self.settling
     }
 
+    /// Nobody knows that the transaction at hand leaves the database as it is. Who asks what a sequence gave last may do more
+    /// in the same statement.
+    pub(super) fn may_have_written(&self) -> bool {
+        self.wrote || self.server.suspect.contains(sql::Effects::SEQUENCE_READ)
+    }
+
     /// Requests of the client's are being answered, and will be before the server has got more.
     pub(super) fn awaits_answer(&self) -> bool {
         let machine = &self.server.machine;

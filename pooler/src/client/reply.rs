@@ -68,6 +68,7 @@ impl Session {
             &carried
         };
         let worker = Rc::clone(&self.worker);
+        let may_have_written = link.may_have_written() || !self.follows.state;
         let held = link.holds_back().then(|| &*worker.shared.tracked);
         let judge = Judge {
             listener: self.listener.as_deref(),
@@ -118,7 +119,7 @@ impl Session {
         });
         let (answered, refused) = (out.readies > 0, out.refused);
         if answered
-            && (link.wrote || !self.follows.state)
+            && may_have_written
             && let Some(reading) = &self.reading
         {
             // Before the client hears of it: another one with its causality key may ask at once.

@@ -512,7 +512,7 @@ pub(super) struct Incoming<'a> {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Follows {
     /// Its prepared statements: so many a server keeps; 0: they don't.
-    statements: usize,
+    pub(super) statements: usize,
     /// The rest of its session's state.
     pub(super) state: bool,
     /// There are limits in time for some clients.

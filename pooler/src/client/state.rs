@@ -38,6 +38,7 @@ impl Session {
     /// Asks the server what its session has, if the transaction that has just ended may have changed it.
     pub(super) fn begin_audit(&mut self) -> bool {
         let Some(link) = &mut self.link else { return false };
+        let may_have_written = link.may_have_written();
         let ran = std::mem::take(&mut link.ran);
         if !ran && link.server.pins.contains(Pins::UNKNOWN) {
             return false; // it was asked, in vain
@@ -49,7 +50,7 @@ impl Session {
             effects |= Effects::CALLS;
         }
         let wrote = std::mem::take(&mut link.wrote);
-        if wrote {
+        if may_have_written {
             self.note_write();
         }
         let Some(link) = &mut self.link else { return false };

@@ -112,7 +112,8 @@ impl Session {
     pub(super) fn watch_state(&mut self, message: &Incoming<'_>) -> Effects {
         let Incoming { tag, bytes, complete, .. } = *message;
         // What is parsed counts when it is bound.
-        if !(matches!(tag, b'Q' | b'B' | b'F') || tag == b'P' && !complete) {
+        let are_known = self.follows.statements > 0;
+        if !(matches!(tag, b'Q' | b'B' | b'F') || tag == b'P' && !(complete && are_known)) {
             return Effects::NONE;
         }
         let Some(link) = &mut self.link else { return Effects::NONE };
@@ -127,6 +128,11 @@ impl Session {
                 }
                 (text, scan.effects, scan.read_only)
             }
+            b'P' if complete => {
+                let text = sent_text(tag, body);
+                let scan = sql::scan(text);
+                (text, scan.effects, scan.read_only)
+            }
             b'P' => (sent_text(tag, body), Effects::NONE, false),
             b'B' => match self.statements.bound(body) {
                 Some(bound) => {
@@ -135,7 +141,17 @@ impl Session {
                     }
                     bound
                 }
-                None => return Effects::NONE,
+                // The unnamed statement is that of the batch, which has counted.
+                None if !are_known && link.server.machine.batch_is_open() && binds_unnamed(body) => {
+                    return Effects::NONE;
+                }
+                None => {
+                    link.wrote = true;
+                    if !are_known {
+                        link.server.suspect |= Effects::OPAQUE;
+                    }
+                    return Effects::NONE;
+                }
             },
             _ => (&[][..], Effects::CALLS, false),
         };
@@ -320,4 +336,9 @@ fn after_formats(body: &[u8]) -> Option<&[u8]> {
     let (formats, rest) = rest.split_first_chunk()?;
     let rest = rest.get(usize::from(u16::from_be_bytes(*formats)) * 2..)?;
     rest.get(2..)
+}
+
+/// Whether a `Bind` with this body is about the unnamed statement.
+fn binds_unnamed(bind: &[u8]) -> bool {
+    split_name(bind).and_then(|(_, rest)| split_name(rest)).is_some_and(|(name, _)| name.is_empty())
 }
