@@ -14,7 +14,7 @@ mod server;
 mod text;
 
 pub(crate) use again::{Fault, plan_changed};
-pub(crate) use client::ClientStatements;
+pub(crate) use client::{ClientStatements, Names};
 pub(crate) use description::forget_what_is_told;
 pub(crate) use moments::Moments;
 pub(crate) use server::ServerStatements;

@@ -8,6 +8,7 @@ mod failover;
 mod following;
 mod health;
 mod ledger;
+mod loss;
 mod modes;
 mod patroni;
 mod roles;

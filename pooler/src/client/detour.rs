@@ -8,10 +8,9 @@ use protocol::sqlstate::SqlState;
 use super::deadline::sent_text;
 use super::request::Incoming;
 use super::route::{bit, messages};
-use super::trial::{Armed, Trial};
+use super::trial::{Armed, Refused, Trial};
 use super::{End, Session};
 use crate::error::Refusal;
-use crate::prepared::split_name;
 use crate::routing::{Nature, Why};
 
 impl Session {
@@ -31,8 +30,8 @@ impl Session {
         if !matches!(message.tag, b'Q' | b'P' | b'B' | b'D' | b'C' | b'E' | b'F' | b'S' | b'H') {
             return true;
         }
-        if machine.requests_owed() > 0 {
-            link.stalled = true;
+        if machine.requests_owed() > 0 || link.fatal {
+            link.stalled = true; // what is kept of the last answer would be lost with its trial
             return false;
         }
         if machine.status() != TxStatus::Idle {
@@ -55,13 +54,18 @@ impl Session {
         let auto = self.reading.as_ref().is_some_and(|reading| reading.why != Why::RouteReplica);
         let Some(link) = &mut self.link else { return };
         link.trial = match ahead {
-            Some(ahead) if ahead.nature.only_reads() => Trial::Armed(Box::new(Armed {
-                request: message.read[message.at..message.at + ahead.len].to_vec(),
-                reply: Vec::new(),
-                movable: auto,
-                refused: false,
-                fatal: false,
-            })),
+            Some(ahead) if ahead.nature.only_reads() => {
+                let request = message.read[message.at..message.at + ahead.len].to_vec();
+                Trial::Armed(Box::new(Armed {
+                    taken: 0,
+                    names: self.statements.names(messages(&request)),
+                    request,
+                    reply: Vec::new(),
+                    movable: auto,
+                    refused: Refused::No,
+                    fatal: false,
+                }))
+            }
             _ => Trial::Over(Vec::new()), // the client's own wish: it hears what the replica says
         };
     }
@@ -72,18 +76,24 @@ impl Session {
         link.parting = true;
         let Trial::Armed(trial) = std::mem::replace(&mut link.trial, Trial::Over(Vec::new())) else { return };
         let cluster = self.pool.cluster();
-        self.remember(&trial.request);
+        if trial.refused == Refused::ForGood {
+            self.remember(&trial.request);
+        }
         if let Some(reading) = self.reading.as_mut().filter(|_| cluster.is_some()) {
             reading.refused = true;
         }
-        self.take_again(trial.request);
+        self.take_again(*trial);
     }
 
     /// The client's server was lost. True: the client need not notice, because nothing was under way, or what was goes to
     /// another host.
     pub(super) fn survives_loss(&mut self) -> bool {
-        let survives =
-            |link: &super::Link| matches!(link.trial, Trial::Armed(_)) || link.has_nothing_to_lose();
+        // A request that waits for its settings there is in the input still.
+        let survives = |link: &super::Link| {
+            matches!(link.trial, Trial::Armed(_))
+                || link.setting && matches!(link.trial, Trial::Fresh)
+                || link.has_nothing_to_lose()
+        };
         if self.leaving || !self.pool.is_clustered() || !self.link.as_ref().is_some_and(survives) {
             return false;
         }
@@ -100,21 +110,17 @@ impl Session {
         self.unpin();
         let _ = self.note_pins(); // there are no more than before
         match trial {
-            Trial::Armed(trial) => self.take_again(trial.request),
+            Trial::Armed(trial) => self.take_again(*trial),
             _ => self.resume = !self.input.is_empty(),
         }
         true
     }
 
     /// The request comes to its turn once more, as if the client sent it now.
-    fn take_again(&mut self, mut request: Vec<u8>) {
-        for (tag, body) in messages(&request) {
-            if let (b'P', Some((name, _))) = (tag, split_name(body))
-                && !name.is_empty()
-            {
-                self.statements.retract(name); // or it would be one too many
-            }
-        }
+    fn take_again(&mut self, trial: Armed) {
+        self.statements.restore(trial.names);
+        let mut request = trial.request;
+        request.truncate(trial.taken); // the rest stands at the front of the input
         request.append(&mut self.input);
         self.input = request;
         self.resume = true;

@@ -15,7 +15,7 @@ use super::link::Link;
 use super::notify::{Judge, Told};
 use super::timing::Over;
 use super::trail::Returning;
-use super::trial::{Held, Trial, is_of_recovery};
+use super::trial::{Held, Refused, Trial};
 use super::{End, Session};
 use crate::error::Refusal;
 use crate::prepared::plan_changed;
@@ -128,10 +128,16 @@ impl Session {
         let mut moves = false;
         let sent = match (out.bytes.bytes(input), &mut link.trial) {
             (bytes, Trial::Armed(trial)) => {
-                trial.refused |= refused && trial.movable;
+                if trial.movable {
+                    trial.refused = trial.refused.max(refused);
+                }
                 trial.fatal |= out.fatal;
-                moves = trial.refused && answered && link.server.machine.status() == TxStatus::Idle;
-                trial.refused &= moves || !answered;
+                moves = trial.refused != Refused::No
+                    && answered
+                    && link.server.machine.status() == TxStatus::Idle;
+                if answered && !moves {
+                    trial.refused = Refused::No;
+                }
                 match trial.hold(bytes, answered) {
                     Held::Kept => Ok(()),
                     Held::Passed(before) => {
@@ -148,7 +154,7 @@ impl Session {
             (bytes, _) => self.unsent.send(cx, &mut self.stream, bytes),
         };
         let late = match &mut link.trial {
-            Trial::Over(request) if refused => std::mem::take(request),
+            Trial::Over(request) if refused == Refused::ForGood => std::mem::take(request),
             _ => Vec::new(),
         };
         link.fatal |= out.fatal;
@@ -397,7 +403,7 @@ struct Outcome<'w> {
     /// The client's request may yet move to another host.
     on_trial: bool,
     /// It was refused because this one is a replica.
-    refused: bool,
+    refused: Refused,
     /// Requests of the client's that were answered in full.
     readies: usize,
     /// Statements are counted.
@@ -441,7 +447,7 @@ impl<'w> Outcome<'w> {
             at: 0,
             fatal: false,
             on_trial: false,
-            refused: false,
+            refused: Refused::No,
             readies: 0,
             counts: worker.query_stats.get() > 0,
             rows: 0,
@@ -536,7 +542,7 @@ impl<'w> Outcome<'w> {
             return self.insert(input, &error);
         }
         if self.on_trial && piece.tag == Some(b'E') {
-            self.refused |= is_of_recovery(&ErrorFields::new(&piece.bytes[HEADER_LEN..]));
+            self.refused = self.refused.max(Refused::by(&ErrorFields::new(&piece.bytes[HEADER_LEN..])));
         }
         if piece.tag == Some(b'A') {
             match self.judge.judge(piece.bytes) {

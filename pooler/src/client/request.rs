@@ -284,6 +284,9 @@ impl Session {
                 return Err(End::Refused(too_much("too many prepared statements")));
             }
         }
+        if let Trial::Armed(trial) = &mut link.trial {
+            trial.taken += message.bytes.len();
+        }
         link.server.statements.on_sent(tag, message.complete);
         if let Some(timing) = &mut self.timing {
             match tag {

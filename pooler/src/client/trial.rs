@@ -17,6 +17,7 @@ use protocol::sqlstate::SqlState;
 
 use crate::cluster::Member;
 use crate::pool::Counting;
+use crate::prepared::Names;
 
 /// Bytes of a reply that are kept.
 const MOST_KEPT: usize = 8 << 10;
@@ -38,12 +39,16 @@ pub(super) enum Trial {
 pub(super) struct Armed {
     /// The request as the client has sent it.
     pub(super) request: Vec<u8>,
+    /// So many bytes of it were taken: sent, or answered by the pooler. The rest is still in the session's input.
+    pub(super) taken: usize,
+    /// What the names of statements meant before it that it gives a meaning, or takes theirs.
+    pub(super) names: Names,
     /// What of the reply has come.
     pub(super) reply: Vec<u8>,
     /// The primary may answer it instead.
     pub(super) movable: bool,
     /// It was refused because this is a replica.
-    pub(super) refused: bool,
+    pub(super) refused: Refused,
     /// The server has said that it ends the session.
     pub(super) fatal: bool,
 }
@@ -59,7 +64,7 @@ pub(super) enum Held {
 impl Armed {
     /// Bytes for the client have come, with which the request is `answered` or not.
     pub(super) fn hold(&mut self, bytes: &[u8], answered: bool) -> Held {
-        let ends = answered && !self.refused && !self.fatal;
+        let ends = answered && self.refused == Refused::No && !self.fatal;
         if ends || self.reply.len() + bytes.len() > MOST_KEPT {
             return Held::Passed(std::mem::take(&mut self.reply));
         }
@@ -68,15 +73,32 @@ impl Armed {
     }
 }
 
-/// Whether an error says that a standby can't do what was asked, or has given it up for its replay: the primary can.
-pub(super) fn is_of_recovery(error: &ErrorFields<'_>) -> bool {
-    match error.code() {
-        Some(SqlState::READ_ONLY_SQL_TRANSACTION | SqlState::SERIALIZATION_FAILURE) => true,
-        Some(SqlState::FEATURE_NOT_SUPPORTED | SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE) => {
-            let message = error.message().unwrap_or_default();
-            message.contains("recovery") || message.contains("hot standby")
+/// What an error says of the host that has sent it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Refused {
+    /// Nothing.
+    #[default]
+    No,
+    /// The statement was given up for the host's replay. Another time it may go well.
+    ForNow,
+    /// A standby can't do what was asked, but the primary can.
+    ForGood,
+}
+
+impl Refused {
+    pub(super) fn by(error: &ErrorFields<'_>) -> Refused {
+        match error.code() {
+            Some(SqlState::SERIALIZATION_FAILURE) => Refused::ForNow,
+            Some(SqlState::READ_ONLY_SQL_TRANSACTION) => Refused::ForGood,
+            Some(SqlState::FEATURE_NOT_SUPPORTED | SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE) => {
+                let message = error.message().unwrap_or_default();
+                match message.contains("recovery") || message.contains("hot standby") {
+                    true => Refused::ForGood,
+                    false => Refused::No,
+                }
+            }
+            _ => Refused::No,
         }
-        _ => false,
     }
 }
 
@@ -108,7 +130,15 @@ mod tests {
     use super::*;
 
     fn armed() -> Armed {
-        Armed { request: Vec::new(), reply: Vec::new(), movable: true, refused: false, fatal: false }
+        Armed {
+            request: Vec::new(),
+            taken: 0,
+            names: Names::default(),
+            reply: Vec::new(),
+            movable: true,
+            refused: Refused::No,
+            fatal: false,
+        }
     }
 
     #[test]
@@ -123,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_kept() {
-        let mut trial = Armed { refused: true, ..armed() };
+        let mut trial = Armed { refused: Refused::ForGood, ..armed() };
         assert!(matches!(trial.hold(b"ab", true), Held::Kept));
     }
 }

@@ -41,6 +41,13 @@ pub(crate) struct ClientStatements {
     unnamed: Option<(u64, Box<[u8]>)>,
 }
 
+/// What some names meant to a client, the unnamed one included where it matters.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    named: Vec<(Box<[u8]>, Option<Known>)>,
+    unnamed: Option<(u64, Box<[u8]>)>,
+}
+
 /// What a statement under a name takes, if no other client has its text.
 fn cost(name: &[u8], statement: &Statement) -> usize {
     const AROUND: usize = 200;
@@ -108,9 +115,32 @@ impl ClientStatements {
         Some(known)
     }
 
-    /// What was begun under this name is begun anew.
-    pub(crate) fn retract(&mut self, name: &[u8]) {
-        self.remove(name);
+    /// What the names mean now that a request's messages give a meaning, or take theirs.
+    pub(crate) fn names<'a>(&self, request: impl Iterator<Item = (u8, &'a [u8])>) -> Names {
+        let mut names = Names::default();
+        for (tag, body) in request {
+            match (tag, body) {
+                (b'C', [b'S', 0]) => names.unnamed.clone_from(&self.unnamed),
+                (b'P', name) | (b'C', [b'S', name @ ..]) => {
+                    if let Some((name, _)) = split_name(name).filter(|(name, _)| !name.is_empty()) {
+                        names.named.push((name.into(), self.named.get(name).cloned()));
+                    }
+                }
+                _ => {}
+            }
+        }
+        names
+    }
+
+    /// They mean that again: the request comes once more.
+    pub(crate) fn restore(&mut self, names: Names) {
+        for (name, before) in names.named {
+            match before {
+                Some(known) => self.insert(&name, known),
+                None => drop(self.remove(&name)),
+            }
+        }
+        self.unnamed = names.unnamed.or_else(|| self.unnamed.take());
     }
 
     /// All of them, to be taken along to another process: the named ones with what the client was told of them, and the
