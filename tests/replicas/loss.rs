@@ -1,13 +1,14 @@
 //! A replica, or what one client has there, is lost at an awkward moment: each request is answered once, in its turn.
 
+use std::thread;
 use std::time::Duration;
 
 use support::frontend::*;
 use support::pooler::PoolerBuilder;
 use support::tap::{Link, Tap};
-use support::wait::eventually;
+use support::wait::{eventually, patient};
 
-use super::{Fleet, PORT, SOON, database_of, eventual, line, quiet_set, wait_until_known};
+use super::{Fleet, PORT, SOON, database_of, eventual, last_value, line, quiet_set, wait_until_known};
 use crate::common::pooler;
 
 const SETUP: &str = "create table t (id int primary key, v text); insert into t values (1, 'one')";
@@ -110,6 +111,43 @@ fn good_bye_behind_an_answer() {
     for name in ["first", "second"] {
         assert_eq!(client.read_until_ready().rows()[0][0].as_deref(), Some(name));
     }
+}
+
+/// A client that wants a replica has the only one there is again after it was lost there.
+#[test]
+fn the_only_replica_is_lost_and_comes_back() {
+    let fleet = Fleet::own(1, SETUP, |builder| eventual(builder).setting("route", "replica"));
+    let mut client = fleet.connect();
+    let sql = "select v, pg_sleep(1) from t";
+    client.send(query(sql));
+    let (place, pid) = fleet.wait_for_running(sql);
+    assert_eq!(place, 1);
+    fleet.sql_at(place, &format!("select pg_terminate_backend({pid})"));
+    assert_eq!(client.read_until_ready().rows().len(), 1);
+    assert_eq!(fleet.reads_at(&mut client), 1);
+}
+
+/// A read whose servers die again and again is not tried for ever: its client is told, in the last one's words.
+#[test]
+fn a_read_that_kills() {
+    let fleet = Fleet::own(2, SETUP, |builder| eventual(builder).setting("route", "replica"));
+    let mut client = fleet.connect();
+    let sql = "select v, pg_sleep(60) from t";
+    client.send(query(sql));
+    let told = thread::spawn(move || client.read_until(b'E'));
+    let kill = format!(
+        "select count(pg_terminate_backend(pid)) from pg_stat_activity where state = 'active' and query = '{sql}'"
+    );
+    let mut died = 0;
+    eventually("the client is told", patient(SOON), || {
+        for place in [1, 2] {
+            died += last_value(&fleet.sql_at(place, &kill)).parse::<usize>().expect("a number");
+        }
+        told.is_finished()
+    });
+    let said = told.join().expect("the client is told");
+    assert_eq!(said.error_code(), "57P01", "{said:?}");
+    assert!((2..=10).contains(&died), "{died}");
 }
 
 /// A read that was given up for the replica's replay is run by the primary; the next one like it is the replica's again.

@@ -13,6 +13,9 @@ use super::{End, Session};
 use crate::error::Refusal;
 use crate::routing::{Nature, Why};
 
+/// So many servers may be lost while they run one request.
+const MOST_LOST: u8 = 3;
+
 impl Session {
     /// Whether the request that begins with this message may go to the replica whose server the client has. If not, it
     /// waits for what is under way, and then for a server of its own.
@@ -94,7 +97,9 @@ impl Session {
                 || link.setting && matches!(link.trial, Trial::Fresh)
                 || link.has_nothing_to_lose()
         };
-        if self.leaving || !self.pool.is_clustered() || !self.link.as_ref().is_some_and(survives) {
+        let survives = self.link.as_ref().is_some_and(survives);
+        if self.leaving || !survives || !self.pool.is_clustered() || !self.may_try_again() {
+            self.pass_on_what_is_kept();
             return false;
         }
         let Some(mut link) = self.link.take() else { return false };
@@ -114,6 +119,24 @@ impl Session {
             _ => self.resume = !self.input.is_empty(),
         }
         true
+    }
+
+    /// Counts the servers that are lost with the request at hand. False: it may be the reason, and takes no more of them.
+    fn may_try_again(&mut self) -> bool {
+        let runs = self.link.as_ref().is_some_and(|link| matches!(link.trial, Trial::Armed(_)));
+        let Some(reading) = self.reading.as_mut().filter(|_| runs) else { return true };
+        reading.lost = reading.lost.saturating_add(1);
+        reading.lost <= MOST_LOST
+    }
+
+    /// The client gets what was kept of a reply that has no end.
+    fn pass_on_what_is_kept(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        if let Trial::Armed(trial) = &mut link.trial {
+            let reply = std::mem::take(&mut trial.reply);
+            self.unsent.add(|out| out.extend_from_slice(&reply));
+            link.trial = Trial::Over(Vec::new());
+        }
     }
 
     /// The request comes to its turn once more, as if the client sent it now.

@@ -118,12 +118,12 @@ impl Session {
             }
         });
         let (answered, refused) = (out.readies > 0, out.refused);
-        if answered
-            && may_have_written
-            && let Some(reading) = &self.reading
-        {
-            // Before the client hears of it: another one with its causality key may ask at once.
-            reading.causal.wrote(worker.shared.clock.micros());
+        if answered && let Some(reading) = &mut self.reading {
+            reading.lost = 0;
+            if may_have_written {
+                // Before the client hears of it: another one with its causality key may ask at once.
+                reading.causal.wrote(worker.shared.clock.micros());
+            }
         }
         let mut moves = false;
         let sent = match (out.bytes.bytes(input), &mut link.trial) {

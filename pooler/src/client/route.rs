@@ -40,6 +40,8 @@ pub(super) struct Reading {
     pub(super) why: Why,
     /// Members that have failed the request at hand, by their indices as bits.
     pub(super) without: u64,
+    /// How many servers the request at hand has lost while they ran it.
+    pub(super) lost: u8,
     /// The request at hand goes to the primary, because a replica has refused it.
     pub(super) refused: bool,
     /// When the request at hand began to wait for a replica, in microseconds; 0: it does not.
@@ -57,6 +59,7 @@ impl Default for Reading {
             target: None,
             why: Why::Nothing,
             without: 0,
+            lost: 0,
             refused: false,
             asked: 0,
             patience: 0,
@@ -111,6 +114,7 @@ impl Session {
                 if reading.asked == 0 {
                     (reading.asked, reading.patience) = (now, now + time.as_micros() as u64);
                 }
+                reading.without = 0; // by the next look they may be well
                 return false;
             }
             Aim::Home => reading.target = None,
