@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use support::frontend::*;
 use support::postgres::{Options, Postgres, Stop};
 use support::replicas::Replicas;
-use support::tap::{Link, Tap};
+use support::tap::{Link, Rule, Tap};
 use support::wait::{eventually, patient};
 use support::wire::{Client, Reply};
 
@@ -117,6 +117,27 @@ fn a_replica_is_promoted_beside_the_primary() {
     let mut client = late.connect(fleet.database.name());
     let insert = format!("insert into ledger values (-100) returning {PORT}");
     assert_eq!(fleet.place_of(&client.execute(&insert)), 1, "a pooler that comes late");
+}
+
+/// A pooler that starts now, and hears of the new primary last, writes nothing to the old one.
+#[test]
+fn a_pooler_starts_when_a_replica_was_promoted() {
+    let set = std::sync::Arc::new(Replicas::start(1));
+    let database = super::database_of(&set, "create table ledger (id bigint)");
+    set.replicas[0].promote();
+    let slowly = Rule { delay_to_client: Duration::from_millis(100), ..Rule::default() };
+    let tap = Tap::with_rules(set.replicas[0].address(), move |_| slowly.clone());
+    let hosts = super::line(set.primary.port(), &[tap.port()], &database);
+    let pooler = crate::common::pooler()
+        .setting("read_routing", "auto")
+        .setting("probe_timeout", "5s")
+        .database_line(database.name(), &hosts)
+        .start();
+    let fleet = Fleet { pooler, database, set };
+    let insert = format!("insert into ledger values (1) returning {PORT}");
+    assert_eq!(fleet.place_of(&fleet.connect().execute(&insert)), 1);
+    let written = fleet.sql_at(0, "select count(*) from ledger");
+    assert_eq!(written.rows()[0][0].as_deref(), Some("0"), "at the old primary");
 }
 
 /// Row 74: the primary is gone without a word.

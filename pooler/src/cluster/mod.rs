@@ -368,7 +368,11 @@ impl Cluster {
                 }
                 self.observed.send_modify(|count| *count += 1);
             }
-            Look::Nothing(why) => member.missed(now, &why),
+            Look::NotYet(why) => member.missed(now, &why),
+            Look::Nothing(why) => {
+                member.missed(now, &why);
+                self.settle(|roles| roles.pass_over(member.index));
+            }
             Look::Failed(why) => {
                 let is_news = self.role(member) != Role::Unknown;
                 if is_news {

@@ -40,6 +40,8 @@ pub(super) enum Look {
     Seen(Sighting, u64, u64),
     /// It could not be asked, but not because it is down.
     Nothing(String),
+    /// Nobody is there as whom it could be asked.
+    NotYet(String),
     /// It can't be reached, or does not answer.
     Failed(String),
 }
@@ -138,7 +140,7 @@ impl State {
         }
         let pools = cluster.pools_for_probes();
         let Some(pool) = pools.get(self.refused as usize % pools.len().max(1)) else {
-            return Look::Nothing("nobody has logged in yet, and there is no probe_user".to_owned());
+            return Look::NotYet("nobody has logged in yet, and there is no probe_user".to_owned());
         };
         let mut connection = match connect(pool, member).await {
             Ok(connection) => connection,

@@ -13,6 +13,8 @@ struct Known {
     last: Option<Seen>,
     /// It could be reached when it was tried last.
     there: bool,
+    /// It was tried at least once.
+    tried: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -76,7 +78,7 @@ impl Roles {
         let equal = is_newest && timeline == self.newest;
         let apart = !sighting.recovers && (went_on || rival && equal);
         let seen = Seen { recovers: sighting.recovers, timeline, system: sighting.system, apart };
-        self.hosts[host] = Known { last: Some(seen), there: true };
+        self.hosts[host] = Known { last: Some(seen), there: true, tried: true };
         if is_newest {
             self.newest = timeline;
         }
@@ -86,6 +88,12 @@ impl Roles {
     /// A host could not be reached.
     pub(super) fn lose(&mut self, host: usize) {
         self.hosts[host].there = false;
+        self.pass_over(host);
+    }
+
+    /// A host does not tell what it is: nobody waits for that any more.
+    pub(super) fn pass_over(&mut self, host: usize) {
+        self.hosts[host].tried = true;
         self.decide();
     }
 
@@ -118,28 +126,40 @@ impl Roles {
 
     /// It takes writes on the newest timeline.
     fn is_newest(&self, host: usize) -> bool {
-        let Known { last, there } = self.hosts[host];
+        let Known { last, there, .. } = self.hosts[host];
         let fits = |seen: Seen| {
             !seen.recovers && !seen.apart && self.is_of_system(seen.system) && seen.timeline == self.newest
         };
         there && last.is_some_and(fits)
     }
 
+    /// There was a primary, or every host was tried. Before that the first to answer may be one that was left behind when
+    /// nobody looked.
+    fn knows_all(&self) -> bool {
+        self.last_primary.is_some() || self.hosts.iter().all(|known| known.tried)
+    }
+
     fn decide(&mut self) {
-        let fits = |host: &usize| self.is_newest(*host) && self.forbidden >> *host & 1 == 0;
+        let knows_all = self.knows_all();
+        let fits = |host: &usize| knows_all && self.is_newest(*host) && self.forbidden >> *host & 1 == 0;
         let still = self.primary.filter(fits);
         self.primary = still.or_else(|| (0..self.hosts.len()).find(fits));
-        if self.primary.is_some() && self.primary != self.last_primary {
-            self.last_primary = self.primary;
-            self.epoch += 1;
+        let Some(primary) = self.primary.filter(|_| self.primary != self.last_primary) else { return };
+        self.last_primary = self.primary;
+        self.epoch += 1;
+        let rivals: Vec<usize> =
+            (0..self.hosts.len()).filter(|host| *host != primary && self.is_newest(*host)).collect();
+        for host in rivals {
+            self.hosts[host].last.iter_mut().for_each(|seen| seen.apart = true);
         }
     }
 
     pub(super) fn role(&self, host: usize) -> Role {
         match self.hosts[host] {
-            Known { there: true, last: Some(seen) } => match seen.recovers {
+            Known { there: true, last: Some(seen), .. } => match seen.recovers {
                 _ if self.primary == Some(host) => Role::Primary,
                 true if self.is_of_system(seen.system) => Role::Standby,
+                false if !self.knows_all() => Role::Unknown,
                 _ => Role::Fenced,
             },
             _ => Role::Unknown,
@@ -197,6 +217,23 @@ mod tests {
         roles.observe(0, &writer(1));
         assert_eq!((roles.primary(), roles.epoch(), all(&roles)), (Some(0), 1, vec![Primary, Standby]));
         assert!(roles.follows(1) && !roles.follows(0));
+    }
+
+    #[test]
+    fn the_first_primary_is_found_when_all_were_tried() {
+        let mut roles = Roles::new(3);
+        roles.observe(0, &writer(1));
+        roles.lose(1);
+        assert_eq!((roles.primary(), roles.role(0)), (None, Unknown));
+        roles.observe(2, &writer(2));
+        assert_eq!(
+            (roles.primary(), roles.epoch(), all(&roles)),
+            (Some(2), 1, vec![Fenced, Unknown, Primary])
+        );
+        let mut roles = Roles::new(2);
+        roles.observe(0, &writer(1));
+        roles.pass_over(1);
+        assert_eq!(roles.primary(), Some(0));
     }
 
     #[test]
