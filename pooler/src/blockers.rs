@@ -10,19 +10,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use protocol::frame::HEADER_LEN;
-use protocol::message;
-use protocol::session::{Origin, Route};
-use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
 
-use crate::answers::{self, Values};
+use crate::answers::Values;
 use crate::clients::ClientInfo;
 use crate::events::LONGEST_SHOWN;
 use crate::net::Peer;
 use crate::pool::Pool;
-use crate::prepared::ClientStatements;
-use crate::server::{self, Server, ServerInfo, ServerState};
+use crate::server::{self, ServerInfo, ServerState};
 use crate::shared::Shared;
 use crate::worker::{Order, Worker};
 
@@ -234,7 +229,7 @@ async fn ask_in_time(worker: &Rc<Worker>, pool: &Arc<Pool>, sql: &str) -> Result
     let idle = pool.shards[worker.index].take_idle(false).and_then(|server| server.into_clean());
     if let Some(mut server) = idle {
         server.info.set_state(ServerState::Tested);
-        let found = query(&mut server, sql).await?;
+        let found = server::ask(&mut server, sql, LONGEST).await.map_err(|error| error.to_string())?;
         if let Some(server) = server.into_idle() {
             pool.give_back(worker.index, server);
         }
@@ -245,44 +240,9 @@ async fn ask_in_time(worker: &Rc<Worker>, pool: &Arc<Pool>, sql: &str) -> Result
     let server = server::connect(worker, pool, begun, &[]).await.map_err(|error| error.to_string())?;
     let mut server = server.into_server();
     server.info.set_state(ServerState::Tested);
-    let found = query(&mut server, sql).await;
+    let found = server::ask(&mut server, sql, LONGEST).await.map_err(|error| error.to_string());
     server.close("was opened for one question of the console");
     found
-}
-
-/// Rows of the answer; the connection is in order where there are some.
-async fn query(server: &mut Server, sql: &str) -> Result<Vec<Values>, String> {
-    let mut request = Vec::new();
-    message::query(&mut request, sql);
-    server.own_query(Origin::Pooler);
-    server::send(server, &request).await.map_err(|error| error.to_string())?;
-    let max_len = server.pool().shared.config.load().limits.max_packet_size;
-    let mut bytes = Vec::new();
-    let mut refused = None;
-    while !server.machine.owes_nothing() {
-        server.carry.reserve(4096);
-        match server.stream.read_buf(&mut server.carry).await {
-            Ok(n) if n > 0 => {}
-            _ => return Err("server conn crashed?".to_owned()),
-        }
-        let carried = std::mem::take(&mut server.carry);
-        let nobodys = &mut ClientStatements::default();
-        let used = server.receive(&carried, max_len, nobodys, |received| match received.route {
-            Route::OwnRequestFailed => {
-                let fields = received.bytes.get(HEADER_LEN..).unwrap_or_default();
-                let fields = protocol::error_fields::ErrorFields::new(fields);
-                refused = Some(fields.message().unwrap_or_default().into_owned());
-            }
-            Route::Swallow if bytes.len() < LONGEST => bytes.extend_from_slice(received.bytes),
-            _ => {}
-        });
-        let used = used.map_err(|fault| fault.text().to_owned())?;
-        server.carry = carried[used..].to_vec();
-    }
-    match refused {
-        Some(why) => Err(why),
-        None => Ok(answers::data_rows(&bytes)),
-    }
 }
 
 impl Pool {

@@ -36,6 +36,9 @@ use crate::server::{self, OwnError, Received, Server};
 /// More of the answer to the pooler's question (bytes) is not kept.
 const LONGEST_ANSWER: usize = 1 << 10;
 
+/// The same of what the next primary testifies.
+const LONGEST_TESTIMONY: usize = 64 << 10;
+
 /// More (bytes) than a text that only commits has with its comments.
 const LONGEST_COMMIT: usize = 1 << 10;
 
@@ -293,7 +296,7 @@ impl Session {
         if server.move_to(self.worker.index).is_err() {
             return Ok(Err(OwnError::Broken("could not be moved to another worker")));
         }
-        let rows = match self.or_gone(server::ask(server, sql)).await? {
+        let rows = match self.or_gone(server::ask(server, sql, LONGEST_TESTIMONY)).await? {
             Ok(rows) => rows,
             Err(error) => return Ok(Err(error)),
         };

@@ -18,9 +18,6 @@ use crate::prepared::ClientStatements;
 use crate::state::Pins;
 use crate::worker::Worker;
 
-/// More of an answer to the pooler's own questions (bytes) is not read.
-const LONGEST_ANSWER: usize = 64 << 10;
-
 /// Why a request of the pooler's own did not succeed.
 #[derive(Debug)]
 pub(crate) enum OwnError {
@@ -47,30 +44,31 @@ const OWN_TIMEOUT: Duration = Duration::from_secs(30);
 /// # Errors
 /// The server refused the statement, or the connection broke.
 pub(crate) async fn run(server: &mut Server, sql: &str) -> Result<(), OwnError> {
-    let mut request = Vec::new();
-    message::query(&mut request, sql);
-    server.own_query(Origin::Pooler);
-    send(server, &request).await?;
-    tokio::time::timeout(OWN_TIMEOUT, drain(server)).await.unwrap_or(Err(OwnError::Broken("timeout")))
+    run_into(server, sql, |_| {}).await
 }
 
-/// Runs one simple query, and returns the rows that it answers with.
+/// Runs one simple query, and returns the rows that it answers with: those of the first `longest` bytes, about.
 ///
 /// # Errors
 /// The server refused the statement, or the connection broke.
-pub(crate) async fn ask(server: &mut Server, sql: &str) -> Result<Vec<Values>, OwnError> {
+pub(crate) async fn ask(server: &mut Server, sql: &str, longest: usize) -> Result<Vec<Values>, OwnError> {
+    let mut answer = Vec::new();
+    run_into(server, sql, |received| {
+        if received.route == Route::Swallow && answer.len() < longest {
+            answer.extend_from_slice(received.bytes);
+        }
+    })
+    .await?;
+    Ok(answers::data_rows(&answer))
+}
+
+async fn run_into(server: &mut Server, sql: &str, told: impl FnMut(&Received<'_>)) -> Result<(), OwnError> {
     let mut request = Vec::new();
     message::query(&mut request, sql);
     server.own_query(Origin::Pooler);
     send(server, &request).await?;
-    let mut answer = Vec::new();
-    let draining = drain_into(server, |received| {
-        if answer.len() + received.bytes.len() <= LONGEST_ANSWER {
-            answer.extend_from_slice(received.bytes);
-        }
-    });
-    tokio::time::timeout(OWN_TIMEOUT, draining).await.unwrap_or(Err(OwnError::Broken("timeout")))?;
-    Ok(answers::data_rows(&answer))
+    let draining = drain_into(server, told);
+    tokio::time::timeout(OWN_TIMEOUT, draining).await.unwrap_or(Err(OwnError::Broken("timeout")))
 }
 
 /// Sends bytes that the machine knows of.
