@@ -1,23 +1,14 @@
 //! Rows that PostgreSQL answers with. Pure.
 
+use protocol::frame::messages;
+
 /// The values of a row, as text; `None` is NULL.
 pub(crate) type Values = Vec<Option<String>>;
 
 /// The values of the `DataRow`s among these messages.
-pub(crate) fn data_rows(mut bytes: &[u8]) -> Vec<Values> {
-    let mut rows = Vec::new();
-    while let [tag, a, b, c, d, rest @ ..] = bytes {
-        let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
-        let Some((body, behind)) = length.checked_sub(4).and_then(|length| rest.split_at_checked(length))
-        else {
-            break; // there was more than is read
-        };
-        if *tag == b'D' {
-            rows.push(values(body).unwrap_or_default());
-        }
-        bytes = behind;
-    }
-    rows
+pub(crate) fn data_rows(bytes: &[u8]) -> Vec<Values> {
+    let rows = messages(bytes).filter(|(tag, _)| *tag == b'D');
+    rows.map(|(_, body)| values(body).unwrap_or_default()).collect()
 }
 
 /// Of the body of a `DataRow`; `None`: it ends too early.

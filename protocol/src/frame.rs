@@ -188,6 +188,19 @@ pub fn put(out: &mut Vec<u8>, tag: u8, body: impl FnOnce(&mut Vec<u8>)) {
     out[at..at + 4].copy_from_slice(&len.to_be_bytes());
 }
 
+/// The whole messages at the front of these bytes, by type and body. Ends before one that is not there in full, or whose
+/// length is none.
+pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    std::iter::from_fn(move || {
+        let (header, _) = bytes.split_first_chunk::<HEADER_LEN>()?;
+        let [tag, length @ ..] = *header;
+        let end = (u32::from_be_bytes(length) as usize).checked_add(1)?;
+        let body = bytes.get(HEADER_LEN..end)?;
+        bytes = &bytes[end..];
+        Some((tag, body))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,6 +276,16 @@ mod tests {
         bytes.extend_from_slice(&i32::MAX.to_be_bytes());
         assert!(matches!(cut(&[&bytes], 1 << 20), Err(FrameError::TooLong { .. })));
         assert_eq!(cut(&[&bytes], 1 << 20).unwrap_err().to_string(), "bad packet header: '517fffffff'");
+    }
+
+    #[test]
+    fn whole_messages_only() {
+        let of = |bytes| super::messages(bytes).map(|(tag, body)| (tag, body.len())).collect::<Vec<_>>();
+        assert_eq!(of(b"S\0\0\0\x04Q\0\0\0\x06a\0"), [(b'S', 0), (b'Q', 2)]);
+        assert_eq!(of(b"S\0\0\0\x04Q\0\0\0\x06a"), [(b'S', 0)], "its end is not there");
+        for bytes in [&b""[..], b"S\0\0\0", b"S\0\0\0\x03", b"S\xff\xff\xff\xff"] {
+            assert_eq!(of(bytes), []);
+        }
     }
 
     #[test]

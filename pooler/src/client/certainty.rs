@@ -222,14 +222,7 @@ impl Session {
         let Some(unsure) = self.unsure() else { return Err(End::Refused(unknown)) };
         let since = self.worker.shared.clock.micros();
         self.requests_answered(since, true);
-        if let Some(link) = self.link.take() {
-            self.unlinked();
-            self.local.cancels.take(); // what it was meant for has ended
-            let mut server = link.into_server();
-            server.machine.lose();
-            server.close("server conn crashed?");
-            self.unpin();
-        }
+        self.leave_lost_server();
         self.local.info.since.store(since, Relaxed);
         self.local.info.set_state(ClientState::Waiting);
         let outcome = self.outcome_of(&unsure, since).await;

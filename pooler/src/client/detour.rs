@@ -2,12 +2,12 @@
 //! that, or the client is told.
 
 use protocol::error_fields::ErrorMessage;
+use protocol::frame::messages;
 use protocol::message::TxStatus;
 use protocol::sqlstate::SqlState;
 
 use super::deadline::sent_text;
 use super::request::Incoming;
-use super::route::{bit, messages};
 use super::trial::{Armed, Refused, Trial};
 use super::{End, Session};
 use crate::error::Refusal;
@@ -102,23 +102,29 @@ impl Session {
             self.pass_on_what_is_kept();
             return false;
         }
-        let Some(mut link) = self.link.take() else { return false };
+        let Some(link) = &mut self.link else { return false };
         let trial = std::mem::take(&mut link.trial);
-        self.unlinked();
-        self.local.cancels.take();
         if let (Some(reading), Some(site)) = (&mut self.reading, &link.server.pool().site) {
-            reading.without |= bit(&site.member);
+            reading.without |= site.member.bit();
         }
-        let mut server = link.into_server();
-        server.machine.lose();
-        server.close("server conn crashed?");
-        self.unpin();
-        let _ = self.note_pins(); // there are no more than before
+        self.leave_lost_server();
         match trial {
             Trial::Armed(trial) => self.take_again(*trial),
             _ => self.resume = !self.input.is_empty(),
         }
         true
+    }
+
+    /// Parts from a server that is lost. What it had of the session, beside the transaction, was next to nothing.
+    pub(super) fn leave_lost_server(&mut self) {
+        self.unpin();
+        let _ = self.note_pins(); // there are no more than before
+        let Some(link) = self.link.take() else { return };
+        self.unlinked();
+        self.local.cancels.take(); // what they were meant for has ended
+        let mut server = link.into_server();
+        server.machine.lose();
+        server.close("server conn crashed?");
     }
 
     /// Counts the servers that are lost with the request at hand. False: it may be the reason, and takes no more of them.
@@ -177,7 +183,7 @@ impl Session {
             None => {
                 let info = &link.server.info;
                 let primary = cluster.primary()?;
-                if (&primary.host, primary.port) == (&info.host, info.port) {
+                if primary.is_at(&info.host, info.port) {
                     return None;
                 }
                 let begun = link.query_since != 0 || link.xact_since != 0;

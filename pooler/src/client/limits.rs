@@ -77,6 +77,12 @@ impl Session {
         }
     }
 
+    /// Answers the request at hand, which waits and [is late](Self::request_is_late), with that.
+    pub(super) fn refuse_late(&mut self) {
+        self.report_waiting(Over::Request.setting());
+        self.refuse(Some(Over::Request.error()));
+    }
+
     /// Counts and logs what is done to the request at the front of `input`, which waits.
     pub(super) fn report_waiting(&self, reason: &'static str) {
         report(&self.worker, &self.local, reason, Some(self.waiting_text()));

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use protocol::frame::{HEADER_LEN, put};
+use protocol::frame::{HEADER_LEN, messages, put};
 
 use super::Session;
 use super::deadline::sent_text;
-use super::route::messages;
 use crate::config::Route;
 use crate::prepared::split_name;
 use crate::routing::Defaults;

@@ -324,8 +324,7 @@ impl Session {
             // Its parameters were set. The request that the server is for comes now, if there is time for it.
             let late = idle && self.request_is_late();
             if late {
-                self.report_waiting(Over::Request.setting());
-                self.refuse(Some(Over::Request.error()));
+                self.refuse_late();
             }
             if late || !begun {
                 self.requests_answered(self.worker.now(), idle); // its transaction may have been ended meanwhile

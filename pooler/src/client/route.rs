@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use protocol::frame::HEADER_LEN;
+use protocol::frame::{HEADER_LEN, messages};
 
 use super::deadline::sent_text;
 use super::request::Incoming;
-use super::timing::Over;
 use super::{End, Session};
-use crate::cluster::{Causal, Cluster, Member, NoReplica, Wanted};
+use crate::cluster::{Causal, Cluster, NoReplica, Wanted};
 use crate::config::{PoolMode, ReadConsistency, ReplicaFallback, Route};
 use crate::pool::Pool;
 use crate::prepared::split_name;
@@ -260,7 +259,7 @@ impl Session {
     /// The pool at the replica has no server for the request at hand, and will have none soon.
     pub(super) fn try_elsewhere(&mut self, pool: &Pool) {
         if let (Some(reading), Some(site)) = (&mut self.reading, &pool.site) {
-            reading.without |= bit(&site.member);
+            reading.without |= site.member.bit();
             reading.target = None;
         }
     }
@@ -316,27 +315,10 @@ impl Session {
         match is_late {
             _ if is_cancelled => self.wait_was_cancelled(),
             true => {
-                self.report_waiting(Over::Request.setting());
-                self.refuse(Some(Over::Request.error()));
+                self.refuse_late();
                 Ok(())
             }
             false => Ok(()),
         }
     }
-}
-
-pub(super) fn bit(member: &Member) -> u64 {
-    1 << (member.index % 64)
-}
-
-/// Whole messages, by tag and body.
-pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
-    std::iter::from_fn(move || {
-        let (header, _) = bytes.split_first_chunk::<HEADER_LEN>()?;
-        let [tag, length @ ..] = *header;
-        let end = (u32::from_be_bytes(length) as usize).checked_add(1)?;
-        let body = bytes.get(HEADER_LEN..end)?;
-        bytes = &bytes[end..];
-        Some((tag, body))
-    })
 }

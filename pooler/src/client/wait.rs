@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 
 use protocol::error_fields::{ErrorMessage, Severity};
 
-use super::timing::Over;
 use super::{End, Session};
 use crate::cancel;
 use crate::clients::ClientState;
@@ -75,8 +74,7 @@ impl Session {
         };
         loop {
             let Some(grant) = self.queue(&pool, since, counted.take()).await? else {
-                self.report_waiting(Over::Request.setting());
-                self.refuse(Some(Over::Request.error()));
+                self.refuse_late();
                 return Ok(());
             };
             match grant {

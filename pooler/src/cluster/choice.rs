@@ -14,6 +14,11 @@ const WARM_UP: u64 = 10_000_000;
 /// Weights are multiplied by this, so that small ones can be divided.
 const SCALE: u64 = 1 << 20;
 
+/// The place of a host among a cluster's, as a bit.
+pub(super) fn bit(index: usize) -> u64 {
+    1u64.checked_shl(index as u32).unwrap_or(0) // there are no more hosts than bits
+}
+
 /// A replica that is healthy.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Candidate {
@@ -44,7 +49,7 @@ pub(super) fn choose(
     let (mut near, mut far) = (Drawing::default(), Drawing::default());
     let mut behind = false;
     for candidate in candidates {
-        let failed = 1u64.checked_shl(candidate.index as u32).is_some_and(|bit| wanted.without & bit != 0);
+        let failed = wanted.without & bit(candidate.index) != 0;
         let late = wanted.max_lag.is_some_and(|most| candidate.lag.is_none_or(|lag| lag > most));
         if failed || late {
             continue;

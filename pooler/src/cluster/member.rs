@@ -93,6 +93,15 @@ impl Member {
         (self.host.clone(), self.port)
     }
 
+    pub(crate) fn is_at(&self, host: &Host, port: u16) -> bool {
+        self.host == *host && self.port == port
+    }
+
+    /// Its place among the cluster's hosts as one of the bits of [`Wanted::without`](super::Wanted).
+    pub(crate) fn bit(&self) -> u64 {
+        choice::bit(self.index)
+    }
+
     /// Its share of reads beside others, and its availability zone.
     pub(crate) fn set_place(&self, weight: u32, zone: Option<String>) {
         self.weight.store(weight, Relaxed);

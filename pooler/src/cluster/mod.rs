@@ -174,8 +174,7 @@ impl Cluster {
     /// Weights and zones, as they are configured now.
     fn set_places(&self, places: &[Place]) {
         for place in places {
-            let mut members = self.members.iter();
-            let member = members.find(|member| member.host == place.host && member.port == place.port);
+            let member = self.member_at(&place.host, place.port);
             member.inspect(|member| member.set_place(place.weight, place.zone.clone()));
         }
     }
@@ -191,7 +190,7 @@ impl Cluster {
 
     /// The one at this address.
     pub(crate) fn member_at(&self, host: &Host, port: u16) -> Option<&Arc<Member>> {
-        self.members.iter().find(|member| (&member.host, member.port) == (host, port))
+        self.members.iter().find(|member| member.is_at(host, port))
     }
 
     pub(crate) fn has(&self, member: &Arc<Member>) -> bool {
@@ -303,16 +302,15 @@ impl Cluster {
     /// With whose user and to whose database probes log in; the best first.
     fn pools_for_probes(&self) -> Vec<Arc<Pool>> {
         let config = self.shared.config.load();
-        let databases = self.own_databases();
         let named = |db: &Arc<Db>, user: &str| self.shared.registry.pool_of(&self.shared, db, user);
         if let Some(user) = &config.probes.user {
-            return databases.first().iter().map(|db| named(db, user)).collect();
+            return self.own_databases().first().iter().map(|db| named(db, user)).collect();
         }
-        let pools: Vec<_> = databases.iter().flat_map(|db| db.pools()).filter(|p| p.site.is_none()).collect();
+        let pools = self.homes();
         if !pools.is_empty() {
             return pools;
         }
-        let own = databases.iter().find_map(|db| {
+        let own = self.own_databases().iter().find_map(|db| {
             let spec = db.spec.load();
             let user = spec.user.as_ref().or(spec.auth_user.as_ref()).or(config.auth.query.user.as_ref())?;
             Some(named(db, user))

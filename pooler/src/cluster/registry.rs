@@ -48,10 +48,9 @@ impl Clusters {
     /// A host could not be reached by somebody who wanted a connection for clients.
     pub(crate) fn connect_failed(&self, host: &Host, port: u16, why: &str) {
         for cluster in self.all() {
-            let members = cluster.members().iter();
-            members.filter(|member| member.host == *host && member.port == port).for_each(|member| {
+            if let Some(member) = cluster.member_at(host, port) {
                 cluster.connect_failed(member, why);
-            });
+            }
         }
     }
 }

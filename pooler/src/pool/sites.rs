@@ -41,8 +41,8 @@ impl Pool {
         found.unwrap_or_else(|| self.shared.registry.site(&self.shared, self, member))
     }
 
-    pub(super) fn is_at(&self, member: &Arc<Member>) -> bool {
-        self.site.as_ref().is_some_and(|site| Arc::ptr_eq(&site.member, member))
+    pub(super) fn is_at(&self, member: &Member) -> bool {
+        self.site.as_ref().is_some_and(|site| std::ptr::eq(&*site.member, member))
     }
 
     /// The pool whose clients it serves: itself, unless it is at a site.
@@ -79,12 +79,7 @@ impl Pool {
     /// One host can't be used any more: what it was to do is done elsewhere.
     pub(crate) fn member_lost(&self, member: &Member) {
         let sites = self.sites.load();
-        let Some(site) = sites
-            .iter()
-            .find(|pool| pool.site.as_ref().is_some_and(|site| std::ptr::eq(&*site.member, member)))
-        else {
-            return;
-        };
+        let Some(site) = sites.iter().find(|pool| pool.is_at(member)) else { return };
         site.renew("its host can't be used");
         site.refuse_waiting(&Refusal::fatal("its host can't be used"));
     }
@@ -115,7 +110,7 @@ impl Pool {
         let cluster = self.cluster().filter(|_| self.site.is_none());
         let Some(cluster) = cluster else { return std::future::pending().await };
         let mut observed = cluster.observed();
-        let is_there = |primary: Arc<Member>| (&primary.host, primary.port) == (&info.host, info.port);
+        let is_there = |primary: Arc<Member>| primary.is_at(&info.host, info.port);
         while cluster.primary().is_none_or(is_there) && observed.changed().await.is_ok() {}
     }
 
