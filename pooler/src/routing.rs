@@ -91,7 +91,7 @@ impl Target {
 }
 
 /// Why a request goes where it goes, in the order of the table of names below.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Why {
     /// Nobody may send it to a replica.
     Off,
@@ -108,6 +108,7 @@ pub(crate) enum Why {
     /// Not all of the request is there to be looked at.
     NotSeen,
     /// It reads nothing.
+    #[default]
     Nothing,
     /// A replica has refused this statement before.
     Remembered,
@@ -153,15 +154,23 @@ impl Why {
     }
 }
 
-/// Where a request of this nature goes that begins outside a transaction, if a replica can be found for it.
-pub(crate) fn decide(routing: &Routing, route: Route, defaults: Defaults, nature: Option<Nature>) -> Why {
+/// What is known of a request before any of it is sent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seen {
+    pub(crate) nature: Nature,
+    /// A replica has refused it, or one like it, before.
+    pub(crate) refused: bool,
+}
+
+/// Where a request goes that begins outside a transaction, if a replica can be found for it. `None`: not all of it is known.
+pub(crate) fn decide(routing: &Routing, route: Route, defaults: Defaults, seen: Option<Seen>) -> Why {
     match routing.heeded(route) {
         Route::Auto if routing.reads == ReadRouting::Off => return Why::Off,
         Route::Primary => return Why::RoutePrimary,
         Route::Replica | Route::PreferReplica => return Why::RouteReplica,
         Route::Auto => {}
     }
-    let Some(nature) = nature else { return Why::NotSeen };
+    let Some(Seen { nature, refused }) = seen else { return Why::NotSeen };
     let (access, isolation) = match nature.transaction {
         Transaction::Begins(modes) => (modes.access, modes.isolation),
         _ => (None, None),
@@ -176,9 +185,10 @@ pub(crate) fn decide(routing: &Routing, route: Route, defaults: Defaults, nature
         Plain::Neutral if !begins => Why::Nothing,
         _ if begins && !read_only => Why::MayWrite,
         _ if serializable => Why::Serializable,
+        _ if !read_only && routing.reads != ReadRouting::Auto => Why::NotAsked,
+        _ if refused => Why::Remembered,
         _ if read_only => Why::ReadOnly,
-        _ if routing.reads == ReadRouting::Auto => Why::Reads,
-        _ => Why::NotAsked,
+        _ => Why::Reads,
     }
 }
 
@@ -262,13 +272,17 @@ mod tests {
         Routing { reads: ReadRouting::Auto, ..Routing::default() }
     }
 
+    fn seen(nature: Nature) -> Option<Seen> {
+        Some(Seen { nature, refused: false })
+    }
+
     fn why(routing: &Routing, defaults: Defaults, texts: &[&str]) -> Why {
         let nature = texts
             .iter()
             .map(|text| nature_of(routing, text.as_bytes()))
             .reduce(Nature::then)
             .unwrap_or(Nature::NOTHING);
-        decide(routing, Route::Auto, defaults, Some(nature))
+        decide(routing, Route::Auto, defaults, seen(nature))
     }
 
     #[test]
@@ -304,8 +318,8 @@ mod tests {
         let explicit = Routing { reads: ReadRouting::Explicit, ..Routing::default() };
         assert_eq!(why(&explicit, Defaults::default(), &["select 1"]), Why::NotAsked);
         assert_eq!(why(&explicit, Defaults::default(), &["begin read only"]), Why::ReadOnly);
-        let read = Some(Nature::from(sql::scan(b"select 1").access));
-        let to = |route| decide(&explicit, route, Defaults::default(), read);
+        let read = Nature::from(sql::scan(b"select 1").access);
+        let to = |route| decide(&explicit, route, Defaults::default(), seen(read));
         assert_eq!(to(Route::Replica), Why::RouteReplica);
         assert_eq!(to(Route::Primary), Why::RoutePrimary);
     }
@@ -313,12 +327,24 @@ mod tests {
     #[test]
     fn where_it_is_off_only_what_is_configured_goes_to_a_replica() {
         let off = Routing::default();
-        let nature = Some(nature_of(&off, b"begin read only"));
+        let nature = seen(nature_of(&off, b"begin read only"));
         for route in [Route::Auto, Route::Primary, Route::Replica, Route::PreferReplica] {
             assert_eq!(decide(&off, route, Defaults::default(), nature), Why::Off);
             let for_readers = Routing { route: Route::Replica, ..off.clone() };
             assert_eq!(decide(&for_readers, route, Defaults::default(), nature), Why::RouteReplica);
         }
+    }
+
+    #[test]
+    fn what_a_replica_has_refused_goes_to_the_primary() {
+        let to = |text: &str, route| {
+            let seen = Seen { nature: nature_of(&auto(), text.as_bytes()), refused: true };
+            decide(&auto(), route, Defaults::default(), Some(seen))
+        };
+        assert_eq!(to("select 1", Route::Auto), Why::Remembered);
+        assert_eq!(to("begin read only", Route::Auto), Why::Remembered);
+        assert_eq!(to("insert into t values (1)", Route::Auto), Why::Writes);
+        assert_eq!(to("select 1", Route::Replica), Why::RouteReplica, "it is the client's wish");
     }
 
     #[test]

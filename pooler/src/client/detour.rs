@@ -57,7 +57,7 @@ impl Session {
         let auto = self.reading.as_ref().is_some_and(|reading| reading.why != Why::RouteReplica);
         let Some(link) = &mut self.link else { return };
         link.trial = match ahead {
-            Some(ahead) if ahead.nature.only_reads() => {
+            Some(ahead) if ahead.seen.nature.only_reads() => {
                 let request = message.read[message.at..message.at + ahead.len].to_vec();
                 Trial::Armed(Box::new(Armed {
                     taken: 0,

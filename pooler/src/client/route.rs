@@ -14,7 +14,7 @@ use crate::cluster::{Causal, Cluster, NoReplica, Wanted};
 use crate::config::{PoolMode, ReadConsistency, ReplicaFallback, Route};
 use crate::pool::Pool;
 use crate::prepared::split_name;
-use crate::routing::{self, Defaults, Nature, Target, Why};
+use crate::routing::{self, Defaults, Nature, Seen, Target, Why};
 use crate::worker::Waits;
 
 /// More of a request (bytes) is not looked at before it is sent: it goes to the primary.
@@ -27,7 +27,7 @@ const STRONG_WAIT: Duration = Duration::from_millis(100);
 const FOR_EVER: Duration = Duration::from_secs(1 << 30);
 
 /// What a client has to do with the choice of hosts.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Reading {
     /// Its own route, if it has said one.
     pub(super) route: Option<Route>,
@@ -49,23 +49,6 @@ pub(super) struct Reading {
     pub(super) patience: u64,
 }
 
-impl Default for Reading {
-    fn default() -> Reading {
-        Reading {
-            route: None,
-            defaults: Defaults::default(),
-            causal: Arc::default(),
-            target: None,
-            why: Why::Nothing,
-            without: 0,
-            lost: 0,
-            refused: false,
-            asked: 0,
-            patience: 0,
-        }
-    }
-}
-
 impl Reading {
     /// There is nothing to choose from any more: every request is for the pool itself.
     fn end_choice(&mut self) {
@@ -75,11 +58,9 @@ impl Reading {
 
 /// What was seen of a request before any of it is sent.
 pub(super) struct Ahead {
-    pub(super) nature: Nature,
+    pub(super) seen: Seen,
     /// Its length in bytes.
     pub(super) len: usize,
-    /// A replica has refused it before.
-    remembered: bool,
 }
 
 /// Where a request goes.
@@ -136,12 +117,9 @@ impl Session {
         }
         // Who keeps its server for its session says beforehand where that is to be.
         let ahead = ahead.filter(|_| !for_session);
-        let why = routing::decide(routing, route, reading.defaults, ahead.map(|ahead| ahead.nature));
+        let why = routing::decide(routing, route, reading.defaults, ahead.map(|ahead| ahead.seen));
         if why.target() == Target::Primary {
             return (why, Aim::Home);
-        }
-        if route == Route::Auto && ahead.is_some_and(|ahead| ahead.remembered) {
-            return (Why::Remembered, Aim::Home);
         }
         let (needs, patience) = match routing.consistency {
             ReadConsistency::Eventual => (Ok(None), Duration::ZERO),
@@ -205,11 +183,12 @@ impl Session {
         let bytes = message.read.get(message.at..)?;
         let routing = &self.pool.rules.load().routing;
         let refused = &self.pool.db.refused;
-        let mut ahead = Ahead { nature: Nature::NOTHING, len: 0, remembered: false };
+        let mut seen = Seen { nature: Nature::NOTHING, refused: false };
+        let mut len = 0;
         let mut parsed: Vec<&[u8]> = Vec::new();
         for (tag, body) in messages(bytes) {
-            ahead.len += HEADER_LEN + body.len();
-            if ahead.len > LONGEST_REQUEST {
+            len += HEADER_LEN + body.len();
+            if len > LONGEST_REQUEST {
                 return None;
             }
             let (nature, text) = match tag {
@@ -227,14 +206,14 @@ impl Session {
                     Some(meant) => meant,
                     None => continue,
                 },
-                b'S' => return Some(ahead),
+                b'S' => return Some(Ahead { seen, len }),
                 b'E' | b'C' | b'H' => continue,
                 _ => return None,
             };
-            ahead.nature = ahead.nature.then(nature);
-            ahead.remembered |= !refused.is_empty() && refused.contains(self.worker.fingerprints.of(text));
+            seen.nature = seen.nature.then(nature);
+            seen.refused |= !refused.is_empty() && refused.contains(self.worker.fingerprints.of(text));
             match tag {
-                b'Q' if ahead.len == HEADER_LEN + body.len() => return Some(ahead),
+                b'Q' if len == HEADER_LEN + body.len() => return Some(Ahead { seen, len }),
                 b'Q' => return None, // within a batch
                 b'P' => parsed.extend(split_name(body).map(|(name, _)| name)),
                 _ => {}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::HostRow;
 use crate::config::{PoolMode, ReplicaFallback, Route, Routing, endpoint};
 use crate::pool::{Db, Pool};
-use crate::routing::{self, Defaults, Nature, Target, Why};
+use crate::routing::{self, Defaults, Seen, Target, Why};
 use crate::shared::Shared;
 
 impl HostRow {
@@ -90,12 +90,8 @@ pub(crate) fn route(shared: &Shared, db: &Db, hosts: &[HostRow], text: &str) -> 
 fn find(routing: &Routing, mode: PoolMode, hosts: &[HostRow], text: &str, is_refused: bool) -> RouteRow {
     let access = routing::access_of(routing, text.as_bytes());
     // Who keeps its server for its session says beforehand where that is to be.
-    let nature = (mode != PoolMode::Session).then(|| Nature::from(access));
-    let decided = routing::decide(routing, routing.route, Defaults::default(), nature);
-    let decided = match decided.target() == Target::Replica && routing.route == Route::Auto && is_refused {
-        true => Why::Remembered,
-        false => decided,
-    };
+    let seen = (mode != PoolMode::Session).then(|| Seen { nature: access.into(), refused: is_refused });
+    let decided = routing::decide(routing, routing.route, Defaults::default(), seen);
     let why = in_words(decided, routing, &access);
     let row = |target: Target, hosts, why: Why, words| RouteRow {
         database: String::new(),
