@@ -168,9 +168,8 @@ impl Session {
     pub(super) fn ask_before_commit(&mut self, message: &Incoming<'_>, out: &mut Gather<'_>) {
         let wants = |link: &super::Link| {
             let asked = link.commit.is_some() || link.bringing || link.audit.is_some();
-            let may_have_written = link.may_have_written() || !self.follows.state;
             let open = link.server.machine.status() == TxStatus::Open && link.server.runs_own_in_front();
-            open && may_have_written && !asked && !link.exclusive && link.server.pool().site.is_none()
+            open && link.may_have_written(self.follows.state) && !asked && !link.exclusive
         };
         let comes = matches!(message.tag, b'Q' | b'P' | b'B') && message.complete;
         if !comes || !self.link.as_ref().is_some_and(wants) {

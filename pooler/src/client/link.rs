@@ -126,10 +126,11 @@ impl Link {
         !begun && !bound && !unknown && !self.settling
     }
 
-    /// Nobody knows that the transaction at hand leaves the database as it is. Who asks what a sequence gave last may do more
-    /// in the same statement.
-    pub(super) fn may_have_written(&self) -> bool {
-        self.wrote || self.server.suspect.contains(sql::Effects::SEQUENCE_READ)
+    /// Nobody knows that the transaction at hand leaves the database as it is; `is_followed`: its texts were looked at. Who
+    /// asks what a sequence gave last may do more in the same statement. At a replica nothing is written.
+    pub(super) fn may_have_written(&self, is_followed: bool) -> bool {
+        let unknown = self.wrote || !is_followed || self.server.suspect.contains(sql::Effects::SEQUENCE_READ);
+        unknown && matches!(self.trial, Trial::None)
     }
 
     /// Requests of the client's are being answered, and will be before the server has got more.
@@ -198,11 +199,9 @@ impl Session {
         if self.replication.is_some() {
             return false;
         }
-        let pool = match &self.reading {
-            Some(_) => &self.aimed_at().clone(),
-            None => &self.pool,
-        };
-        pool.take_idle(self.worker.index, now, self.rules.now()).is_some_and(|server| self.link(server))
+        let target = self.reading.as_ref().and_then(|reading| reading.target.as_ref());
+        let idle = target.unwrap_or(&self.pool).take_idle(self.worker.index, now, self.rules.now());
+        idle.is_some_and(|server| self.link(server))
     }
 
     /// Takes hold of a server and brings it to the client's parameters. False if it turns out unusable.
@@ -357,9 +356,6 @@ impl Session {
     fn release(&mut self) {
         let Some(link) = self.link.take() else { return };
         let visits = !matches!(link.trial, Trial::None);
-        if !visits && !self.follows.state {
-            self.note_write(); // nobody has looked whether it was one
-        }
         self.adopt(link.server.params.clone());
         self.unlinked();
         let server = link.into_server();

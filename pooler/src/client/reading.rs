@@ -6,7 +6,9 @@ use protocol::frame::{HEADER_LEN, messages, put};
 
 use super::Session;
 use super::deadline::sent_text;
+use super::route::Reading;
 use crate::config::Route;
+use crate::pool::Pool;
 use crate::prepared::split_name;
 use crate::routing::Defaults;
 
@@ -24,6 +26,17 @@ const TOKENS: &str = "Take what SHOW pgferry.causal_token has answered.";
 const TOKEN_SQL: &str =
     "SELECT pg_catalog.pg_current_wal_insert_lsn()::pg_catalog.text AS \"pgferry.causal_token\"";
 
+impl Reading {
+    /// A write of the client's was answered just now. It is noted before the client hears of it: another one with its
+    /// causality key may ask at once.
+    pub(super) fn note_write(&self, pool: &Pool) {
+        if let Some(cluster) = pool.cluster() {
+            self.causal.wrote(cluster.now());
+            cluster.wants_sample();
+        }
+    }
+}
+
 impl Session {
     /// It comes from another process, which alone knew what it had written: it may have done so just now.
     pub(super) fn note_past_writes(&mut self) {
@@ -36,12 +49,8 @@ impl Session {
 
     /// The client has written: what it reads from now on includes that.
     pub(super) fn note_write(&mut self) {
-        if !self.follows.routes {
-            return;
-        }
-        if let (Some(reading), Some(cluster)) = (&self.reading, self.pool.cluster()) {
-            reading.causal.wrote(self.worker.shared.clock.micros());
-            cluster.wants_sample();
+        if let Some(reading) = self.reading.as_ref().filter(|_| self.follows.routes) {
+            reading.note_write(&self.pool);
         }
     }
 
@@ -107,15 +116,15 @@ impl Session {
     /// The bytes that a client has sent, if it asks for its causality token there: with a question in its place that the
     /// primary can answer.
     pub(super) fn with_token(&self, input: &[u8]) -> Option<Vec<u8>> {
-        let token = b"causal_token";
         let may_ask = self.follows.routes && self.cutter.at_boundary();
-        if !may_ask || !input.windows(token.len()).any(|word| word.eq_ignore_ascii_case(token)) {
+        let asks = |tag, body| matches!(tag, b'Q' | b'P') && asks_for_token(sent_text(tag, body));
+        if !may_ask || !messages(input).any(|(tag, body)| asks(tag, body)) {
             return None;
         }
         let (mut out, mut at) = (Vec::new(), 0);
         for (tag, body) in messages(input) {
             let end = at + HEADER_LEN + body.len();
-            if matches!(tag, b'Q' | b'P') && asks_for_token(sent_text(tag, body)) {
+            if asks(tag, body) {
                 let name = if tag == b'P' { split_name(body).map_or(&[][..], |(name, _)| name) } else { &[] };
                 put(&mut out, tag, |out| {
                     if tag == b'P' {

@@ -15,7 +15,7 @@ use super::link::Link;
 use super::notify::{Judge, Told};
 use super::timing::Over;
 use super::trail::Returning;
-use super::trial::{Held, Refused, Trial};
+use super::trial::{Deal, Refused, Said};
 use super::{End, Session};
 use crate::error::Refusal;
 use crate::prepared::plan_changed;
@@ -68,7 +68,7 @@ impl Session {
             &carried
         };
         let worker = Rc::clone(&self.worker);
-        let may_have_written = link.may_have_written() || !self.follows.state;
+        let wrote = link.may_have_written(self.follows.state);
         let held = link.holds_back().then(|| &*worker.shared.tracked);
         let judge = Judge {
             listener: self.listener.as_deref(),
@@ -79,11 +79,7 @@ impl Session {
         };
         let expiring = self.timing.as_ref().and_then(|timing| timing.expiring);
         let mut out = Outcome::new(&worker, judge, link.notified, expiring);
-        out.on_trial = match &link.trial {
-            Trial::Armed(_) => true,
-            Trial::Over(request) => !request.is_empty(),
-            _ => false,
-        };
+        out.on_trial = link.trial.heeds_errors();
         let machine = &link.server.machine;
         let (ended, clients) = (machine.statements_ended(), machine.clients_statements_ended());
         let mut audit = link.audit.as_mut();
@@ -117,46 +113,26 @@ impl Session {
                 false => out.add(input, piece),
             }
         });
-        let (answered, refused) = (out.readies > 0, out.refused);
-        if answered && let Some(reading) = &mut self.reading {
+        let idle = link.server.machine.status() == TxStatus::Idle;
+        let said = Said { answered: out.readies > 0, idle, refused: out.refused, fatal: out.fatal };
+        if said.answered
+            && let Some(reading) = &mut self.reading
+        {
             reading.lost = 0;
-            if may_have_written {
-                // Before the client hears of it: another one with its causality key may ask at once.
-                reading.causal.wrote(worker.shared.clock.micros());
+            if wrote {
+                reading.note_write(&self.pool);
             }
         }
-        let mut moves = false;
-        let sent = match (out.bytes.bytes(input), &mut link.trial) {
-            (bytes, Trial::Armed(trial)) => {
-                if trial.movable {
-                    trial.refused = trial.refused.max(refused);
-                }
-                trial.fatal |= out.fatal;
-                moves = trial.refused != Refused::No
-                    && answered
-                    && link.server.machine.status() == TxStatus::Idle;
-                if answered && !moves {
-                    trial.refused = Refused::No;
-                }
-                match trial.hold(bytes, answered) {
-                    Held::Kept => Ok(()),
-                    Held::Passed(before) => {
-                        link.trial = match answered {
-                            false if trial.movable => Trial::Over(std::mem::take(&mut trial.request)),
-                            _ => Trial::Over(Vec::new()),
-                        };
-                        let sent = self.unsent.send(cx, &mut self.stream, &before);
-                        sent.and_then(|()| self.unsent.send(cx, &mut self.stream, bytes))
-                    }
-                }
-            }
-            ([], _) => Ok(()),
-            (bytes, _) => self.unsent.send(cx, &mut self.stream, bytes),
+        let bytes = out.bytes.bytes(input);
+        let deal = link.trial.deal(bytes, &said);
+        let sent = match &deal {
+            Deal::Kept | Deal::Moves => Ok(()),
+            Deal::Passed(before) => [before, bytes]
+                .into_iter()
+                .filter(|bytes| !bytes.is_empty())
+                .try_for_each(|bytes| self.unsent.send(cx, &mut self.stream, bytes)),
         };
-        let late = match &mut link.trial {
-            Trial::Over(request) if refused == Refused::ForGood => std::mem::take(request),
-            _ => Vec::new(),
-        };
+        let late = link.trial.refused_late(said.refused);
         link.fatal |= out.fatal;
         link.server.ended.rows += out.rows;
         link.server.ended.failed |= out.failed;
@@ -192,13 +168,13 @@ impl Session {
             let text = "transaction blocks not allowed in statement pooling mode";
             return Err(End::Refused(Refusal::fatal(text)));
         }
-        if !late.is_empty() {
-            self.remember(&late);
+        if let Some(request) = late {
+            self.remember(&request);
         }
-        if moves {
+        if let Deal::Moves = deal {
             self.move_to_primary();
         }
-        if answered {
+        if said.answered {
             self.next_request_begins();
         }
         self.after_replies(cx)

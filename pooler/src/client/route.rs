@@ -291,13 +291,12 @@ impl Session {
         if is_cancelled || is_late {
             self.reading.iter_mut().for_each(|reading| reading.asked = 0);
         }
-        match is_late {
-            _ if is_cancelled => self.wait_was_cancelled(),
-            true => {
-                self.refuse_late();
-                Ok(())
-            }
-            false => Ok(()),
+        if is_cancelled {
+            return self.wait_was_cancelled();
         }
+        if is_late {
+            self.refuse_late();
+        }
+        Ok(())
     }
 }

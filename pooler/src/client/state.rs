@@ -38,7 +38,6 @@ impl Session {
     /// Asks the server what its session has, if the transaction that has just ended may have changed it.
     pub(super) fn begin_audit(&mut self) -> bool {
         let Some(link) = &mut self.link else { return false };
-        let may_have_written = link.may_have_written();
         let ran = std::mem::take(&mut link.ran);
         if !ran && link.server.pins.contains(Pins::UNKNOWN) {
             return false; // it was asked, in vain
@@ -50,10 +49,6 @@ impl Session {
             effects |= Effects::CALLS;
         }
         let wrote = std::mem::take(&mut link.wrote);
-        if may_have_written {
-            self.note_write();
-        }
-        let Some(link) = &mut self.link else { return false };
         // Nearly every transaction: nothing was done to the session, and nothing is kept in it.
         let hides = ran && self.pool.db.functions.hide(wrote, self.worker.now());
         let plain = effects.is_empty() && link.server.pins.is_empty() && self.brief.is_none();

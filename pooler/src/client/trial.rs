@@ -53,23 +53,73 @@ pub(super) struct Armed {
     pub(super) fatal: bool,
 }
 
+/// What the replies of one read say of the request.
+pub(super) struct Said {
+    /// It was answered in full.
+    pub(super) answered: bool,
+    /// No transaction is open behind it.
+    pub(super) idle: bool,
+    pub(super) refused: Refused,
+    /// The server ends the session.
+    pub(super) fatal: bool,
+}
+
 /// What becomes of bytes for the client.
-pub(super) enum Held {
+pub(super) enum Deal {
     /// They are kept.
     Kept,
+    /// They are kept, and the primary is to answer.
+    Moves,
     /// They go to the client, behind these.
     Passed(Vec<u8>),
 }
 
+impl Trial {
+    /// Errors tell something of it.
+    pub(super) fn heeds_errors(&self) -> bool {
+        match self {
+            Trial::None | Trial::Fresh => false,
+            Trial::Armed(_) => true,
+            Trial::Over(request) => !request.is_empty(),
+        }
+    }
+
+    /// Bytes for the client have come.
+    pub(super) fn deal(&mut self, bytes: &[u8], said: &Said) -> Deal {
+        let Trial::Armed(armed) = self else { return Deal::Passed(Vec::new()) };
+        let deal = armed.deal(bytes, said);
+        if let Deal::Passed(_) = deal {
+            let watched = armed.movable && !said.answered;
+            *self = Trial::Over(if watched { std::mem::take(&mut armed.request) } else { Vec::new() });
+        }
+        deal
+    }
+
+    /// The request that was refused for good, but too late to be moved: another like it is not to be tried.
+    pub(super) fn refused_late(&mut self, refused: Refused) -> Option<Vec<u8>> {
+        match self {
+            Trial::Over(request) if refused == Refused::ForGood => Some(std::mem::take(request)),
+            _ => None,
+        }
+    }
+}
+
 impl Armed {
-    /// Bytes for the client have come, with which the request is `answered` or not.
-    pub(super) fn hold(&mut self, bytes: &[u8], answered: bool) -> Held {
-        let ends = answered && self.refused == Refused::No && !self.fatal;
+    fn deal(&mut self, bytes: &[u8], said: &Said) -> Deal {
+        if self.movable {
+            self.refused = self.refused.max(said.refused);
+        }
+        self.fatal |= said.fatal;
+        let moves = self.refused != Refused::No && said.answered && said.idle;
+        if said.answered && !moves {
+            self.refused = Refused::No; // within a transaction it is the client's affair
+        }
+        let ends = said.answered && self.refused == Refused::No && !self.fatal;
         if ends || self.reply.len() + bytes.len() > MOST_KEPT {
-            return Held::Passed(std::mem::take(&mut self.reply));
+            return Deal::Passed(std::mem::take(&mut self.reply));
         }
         self.reply.extend_from_slice(bytes);
-        Held::Kept
+        if moves { Deal::Moves } else { Deal::Kept }
     }
 }
 
@@ -141,19 +191,40 @@ mod tests {
         }
     }
 
+    const NOTHING: Said = Said { answered: false, idle: true, refused: Refused::No, fatal: false };
+    const ANSWERED: Said = Said { answered: true, ..NOTHING };
+
     #[test]
     fn a_reply_is_kept_until_it_is_whole_or_long() {
         let mut trial = armed();
-        assert!(matches!(trial.hold(b"ab", false), Held::Kept));
-        assert!(matches!(trial.hold(b"cd", true), Held::Passed(before) if before == b"ab"));
+        assert!(matches!(trial.deal(b"ab", &NOTHING), Deal::Kept));
+        assert!(matches!(trial.deal(b"cd", &ANSWERED), Deal::Passed(before) if before == b"ab"));
         let mut trial = armed();
-        assert!(matches!(trial.hold(&[0; MOST_KEPT], false), Held::Kept));
-        assert!(matches!(trial.hold(&[0], false), Held::Passed(before) if before.len() == MOST_KEPT));
+        assert!(matches!(trial.deal(&[0; MOST_KEPT], &NOTHING), Deal::Kept));
+        assert!(matches!(trial.deal(&[0], &NOTHING), Deal::Passed(before) if before.len() == MOST_KEPT));
     }
 
     #[test]
     fn a_refusal_is_kept() {
+        let refused = Said { refused: Refused::ForGood, ..NOTHING };
+        let mut trial = armed();
+        assert!(matches!(trial.deal(b"ab", &refused), Deal::Kept));
+        assert!(matches!(trial.deal(b"cd", &ANSWERED), Deal::Moves));
         let mut trial = Armed { refused: Refused::ForGood, ..armed() };
-        assert!(matches!(trial.hold(b"ab", true), Held::Kept));
+        let failed = Said { idle: false, ..ANSWERED };
+        assert!(matches!(trial.deal(b"ab", &failed), Deal::Passed(_)), "in a transaction");
+        let mut trial = Armed { movable: false, ..armed() };
+        let refused = Said { answered: true, ..refused };
+        assert!(matches!(trial.deal(b"ab", &refused), Deal::Passed(_)), "the client's own wish");
+    }
+
+    #[test]
+    fn what_is_refused_too_late_is_known() {
+        let mut trial = Trial::Armed(Box::new(Armed { request: b"request".to_vec(), ..armed() }));
+        assert!(matches!(trial.deal(&[0; MOST_KEPT + 1], &NOTHING), Deal::Passed(_)));
+        assert!(trial.heeds_errors());
+        assert_eq!(trial.refused_late(Refused::ForNow), None);
+        assert_eq!(trial.refused_late(Refused::ForGood).as_deref(), Some(&b"request"[..]));
+        assert!(!trial.heeds_errors());
     }
 }
