@@ -8,6 +8,7 @@ use protocol::sqlstate::SqlState;
 
 use super::deadline::sent_text;
 use super::request::Incoming;
+use super::route::Ahead;
 use super::trial::{Armed, Refused, Trial};
 use super::{End, Session};
 use crate::error::Refusal;
@@ -18,8 +19,8 @@ const MOST_LOST: u8 = 3;
 
 impl Session {
     /// Whether the request that begins with this message may go to the replica whose server the client has. If not, it
-    /// waits for what is under way, and then for a server of its own.
-    pub(super) fn may_follow(&mut self, message: &Incoming<'_>) -> bool {
+    /// waits for what is under way, and then for a server of its own. `ahead`: what was seen of it already.
+    pub(super) fn may_follow(&mut self, message: &Incoming<'_>, ahead: Option<Ahead>) -> bool {
         let Some(link) = &mut self.link else { return true };
         let machine = &link.server.machine;
         if machine.batch_is_open() || !link.server.pins.is_empty() || link.exclusive {
@@ -46,14 +47,14 @@ impl Session {
                 false
             }
             _ => {
-                self.begin_trial(message);
+                self.begin_trial(message, ahead);
                 true
             }
         }
     }
 
-    fn begin_trial(&mut self, message: &Incoming<'_>) {
-        let ahead = self.look_ahead(message);
+    fn begin_trial(&mut self, message: &Incoming<'_>, ahead: Option<Ahead>) {
+        let ahead = ahead.or_else(|| self.look_ahead(message));
         let auto = self.reading.as_ref().is_some_and(|reading| reading.why != Why::RouteReplica);
         let Some(link) = &mut self.link else { return };
         link.trial = match ahead {

@@ -14,6 +14,7 @@ use sql::Effects;
 use super::deadline::{LONGEST_COMMENT, begins_with_comment, chains, may_assign, note_head, sent_text};
 use super::gather::Gather;
 use super::kept::too_much;
+use super::route::Ahead;
 use super::state::meaning;
 use super::trail::Returning;
 use super::trial::Trial;
@@ -208,21 +209,11 @@ impl Session {
         if begins_with_comment(text) {
             note_head(&mut self.timing, self.link.as_ref(), now, text);
         }
-        if self.link.is_none() {
-            if self.refuses_new_work() {
-                return Err(End::Refused(Refusal::fatal("server shutting down")));
-            }
-            let chooses = self.follows.routes || self.reading.is_some();
-            if (chooses && !self.aim(&message)) || !self.link_now(now) {
-                if tag == b'B'
-                    && let Some((text, ..)) = self.statements.bound(&message.bytes[HEADER_LEN..])
-                {
-                    note_head(&mut self.timing, self.link.as_ref(), now, text);
-                }
-                return Ok(Flow::Wait(Some(Step::NeedServer)));
-            }
+        let mut ahead = None;
+        if self.link.is_none() && !self.find_server(&message, &mut ahead)? {
+            return Ok(Flow::Wait(Some(Step::NeedServer)));
         }
-        if self.reading.is_some() && !self.may_follow(&message) {
+        if self.reading.is_some() && !self.may_follow(&message, ahead) {
             self.resume = true;
             return Ok(Flow::Wait(None));
         }
@@ -301,6 +292,25 @@ impl Session {
             self.request_begins(now);
         }
         Ok(if verdict == Verdict::Forward { Flow::Forward } else { Flow::Drop })
+    }
+
+    /// Finds an idle server for the request that begins with this message, at the host where it goes; `ahead` is what was
+    /// seen of it for that. False: it has to wait for one.
+    fn find_server(&mut self, message: &Incoming<'_>, ahead: &mut Option<Ahead>) -> Result<bool, End> {
+        if self.refuses_new_work() {
+            return Err(End::Refused(Refusal::fatal("server shutting down")));
+        }
+        let now = self.worker.now();
+        let chooses = self.follows.routes || self.reading.is_some();
+        if (!chooses || self.aim(message, ahead)) && self.link_now(now) {
+            return Ok(true);
+        }
+        if message.tag == b'B'
+            && let Some((text, ..)) = self.statements.bound(&message.bytes[HEADER_LEN..])
+        {
+            note_head(&mut self.timing, self.link.as_ref(), now, text);
+        }
+        Ok(false)
     }
 
     /// Notes what a message asks for where nothing of its session is followed.

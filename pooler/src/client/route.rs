@@ -77,15 +77,16 @@ impl Session {
         self.reading.as_ref().and_then(|reading| reading.target.as_ref()).unwrap_or(&self.pool)
     }
 
-    /// Decides where the request goes that begins with this message. False: it has to wait for a replica.
-    pub(super) fn aim(&mut self, message: &Incoming<'_>) -> bool {
+    /// Decides where the request goes that begins with this message, by what is seen `ahead`. False: it has to wait for a
+    /// replica.
+    pub(super) fn aim(&mut self, message: &Incoming<'_>, ahead: &mut Option<Ahead>) -> bool {
         let Some(cluster) = self.pool.cluster().filter(|_| self.follows.routes) else {
             self.reading.iter_mut().for_each(|reading| reading.end_choice());
             return true;
         };
         let now = self.worker.now();
         self.begin_reading();
-        let ahead = self.look_ahead(message);
+        *ahead = self.look_ahead(message);
         let (why, aim) = self.choose(&cluster, ahead.as_ref(), now);
         let Some(reading) = &mut self.reading else { return true };
         reading.why = why;

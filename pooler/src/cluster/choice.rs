@@ -46,7 +46,7 @@ pub(super) fn choose(
     candidates: impl Iterator<Item = Candidate>,
     wanted: &Wanted<'_>,
 ) -> Result<usize, NoReplica> {
-    let (mut near, mut far) = (Drawing::default(), Drawing::default());
+    let mut drawing = Drawing::default();
     let mut behind = false;
     for candidate in candidates {
         let failed = wanted.without & bit(candidate.index) != 0;
@@ -58,16 +58,15 @@ pub(super) fn choose(
             behind = true;
             continue;
         }
-        match candidate.near {
-            true => near.add(candidate),
-            false => far.add(candidate),
-        }
+        drawing.add(candidate);
     }
     let none = if behind { NoReplica::Behind } else { NoReplica::NoneHealthy };
-    near.draw(wanted.random).or_else(|| far.draw(wanted.random)).ok_or(none)
+    drawing.draw(wanted.random).ok_or(none)
 }
 
+/// Those that one is drawn from: where some are near, these alone.
 struct Drawing {
+    near: bool,
     candidates: [Candidate; MOST],
     count: usize,
     total: u64,
@@ -75,12 +74,17 @@ struct Drawing {
 
 impl Default for Drawing {
     fn default() -> Drawing {
-        Drawing { candidates: [Candidate::default(); MOST], count: 0, total: 0 }
+        Drawing { near: false, candidates: [Candidate::default(); MOST], count: 0, total: 0 }
     }
 }
 
 impl Drawing {
     fn add(&mut self, candidate: Candidate) {
+        match (self.near, candidate.near) {
+            (true, false) => return,
+            (false, true) => (self.near, self.count, self.total) = (true, 0, 0),
+            _ => {}
+        }
         if let Some(place) = self.candidates.get_mut(self.count) {
             *place = candidate;
             self.count += 1;
