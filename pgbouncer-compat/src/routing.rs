@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pooler::config::{
-    Database, Host, OwnRouting, ProbeRules, ReadConsistency, ReadRouting, Replica, ReplicaFallback, Route,
-    Routing,
+    Database, Host, MOST_HOSTS, OwnRouting, ProbeRules, ReadConsistency, ReadRouting, Replica,
+    ReplicaFallback, Route, Routing,
 };
 
 use crate::databases::{Key, key, list_key};
@@ -33,8 +33,6 @@ pub(crate) const ROUTES: &[&str] = &[
 pub(crate) const CONSISTENCIES: &[&str] = &["session", "eventual", "strong"];
 pub(crate) const FALLBACKS: &[&str] = &["primary", "error"];
 
-/// Hosts of one database, `host` and `replicas` together.
-const MOST_HOSTS: usize = 64;
 /// `*WEIGHT`.
 const WEIGHTS: RangeInclusive<u32> = 1..=1000;
 /// `probe_interval` and `probe_timeout`.

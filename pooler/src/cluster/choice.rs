@@ -1,9 +1,7 @@
 //! Which replica serves a read: of two that are drawn the one with less to do. Pure.
 
 use super::{Lsn, NoReplica, Wanted};
-
-/// Hosts of a cluster that can be chosen.
-pub(super) const MOST: usize = 64;
+use crate::config::MOST_HOSTS;
 
 /// Added to every latency (microseconds): differences below it are no reason to prefer a host.
 const SAME_LATENCY: u64 = 1_000;
@@ -67,14 +65,14 @@ pub(super) fn choose(
 /// Those that one is drawn from: where some are near, these alone.
 struct Drawing {
     near: bool,
-    candidates: [Candidate; MOST],
+    candidates: [Candidate; MOST_HOSTS],
     count: usize,
     total: u64,
 }
 
 impl Default for Drawing {
     fn default() -> Drawing {
-        Drawing { near: false, candidates: [Candidate::default(); MOST], count: 0, total: 0 }
+        Drawing { near: false, candidates: [Candidate::default(); MOST_HOSTS], count: 0, total: 0 }
     }
 }
 
@@ -182,7 +180,7 @@ mod tests {
 
     #[test]
     fn strengths_have_no_limits() {
-        assert!(strength(u32::MAX, 0, u64::MAX).checked_mul(MOST as u64).is_some());
+        assert!(strength(u32::MAX, 0, u64::MAX).checked_mul(MOST_HOSTS as u64).is_some());
         assert_eq!(strength(1, u64::MAX, 0), 1);
     }
 

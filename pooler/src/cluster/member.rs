@@ -11,7 +11,7 @@ use super::breaker::Breaker;
 use super::choice::{self, Candidate};
 use super::outcome::{Recovered, Scene};
 use super::{Lsn, Role, Sighting};
-use crate::config::Host;
+use crate::config::{Host, endpoint};
 use crate::pool::lock;
 
 /// Stands for a lag that is not known.
@@ -214,10 +214,7 @@ impl Member {
 /// For the log.
 impl fmt::Display for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.host {
-            Host::Tcp(name) => write!(f, "host {name}:{}", self.port),
-            Host::Unix(directory) => write!(f, "host {}:{}", directory.display(), self.port),
-        }
+        write!(f, "host {}", endpoint(&self.host, self.port))
     }
 }
 

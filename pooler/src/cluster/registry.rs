@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
-use super::{Cluster, choice};
-use crate::config::{Database, Host, Routing};
+use super::Cluster;
+use crate::config::{Database, Host, MOST_HOSTS, Routing};
 use crate::pool::lock;
 use crate::shared::Shared;
 
@@ -80,6 +80,6 @@ pub(super) fn places(database: &Database, routing: &Routing) -> Vec<Place> {
             None => places.push(place),
         }
     }
-    places.truncate(choice::MOST);
+    places.truncate(MOST_HOSTS);
     places
 }

@@ -4,6 +4,7 @@
 //! was left behind. Those numbers only grow, and so does what is known of them: who is behind once stays behind until it is
 //! seen in recovery, or on a newer timeline.
 
+use super::choice::bit;
 use super::{Role, Sighting};
 
 /// What is known of one host.
@@ -141,7 +142,7 @@ impl Roles {
 
     fn decide(&mut self) {
         let knows_all = self.knows_all();
-        let fits = |host: &usize| knows_all && self.is_newest(*host) && self.forbidden >> *host & 1 == 0;
+        let fits = |host: &usize| knows_all && self.is_newest(*host) && self.forbidden & bit(*host) == 0;
         let still = self.primary.filter(fits);
         self.primary = still.or_else(|| (0..self.hosts.len()).find(fits));
         let Some(primary) = self.primary.filter(|_| self.primary != self.last_primary) else { return };

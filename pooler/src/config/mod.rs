@@ -33,7 +33,8 @@ pub use protocol::auth::scram::ChannelBinding;
 pub use protocol::ldap::{Filter as LdapFilter, Scope as LdapScope, Search as LdapSearch};
 pub(crate) use routing::endpoint;
 pub use routing::{
-    OwnRouting, ProbeRules, ReadConsistency, ReadRouting, Replica, ReplicaFallback, Route, Routing,
+    MOST_HOSTS, OwnRouting, ProbeRules, ReadConsistency, ReadRouting, Replica, ReplicaFallback, Route,
+    Routing,
 };
 pub use timeouts::{Application, OnTimeout, OwnTimeLimits, TimeLimits, Timeouts};
 pub use tls::{DatabaseTls, Negotiation, SslMode};

@@ -11,6 +11,9 @@ impl Database {
     }
 }
 
+/// Hosts that a database may have, `host` and `replicas` together: sets of them are bits of a word.
+pub const MOST_HOSTS: usize = 64;
+
 /// Who decides that a request goes to a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ReadRouting {

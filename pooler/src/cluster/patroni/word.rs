@@ -1,4 +1,5 @@
 use super::answer::Told;
+use crate::cluster::choice::bit;
 use crate::config::Host;
 
 /// What Patroni says, as far as it decides who may be written to.
@@ -28,10 +29,6 @@ impl Word {
         let forbidden = others.fold(0, |bits, (index, _)| bits | bit(index));
         Word { leader, forbidden }
     }
-}
-
-fn bit(index: usize) -> u64 {
-    u32::try_from(index).ok().and_then(|index| 1_u64.checked_shl(index)).unwrap_or(0)
 }
 
 /// Whether this is the member's own address, as it is written.
